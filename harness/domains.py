@@ -1,0 +1,91 @@
+"""The shared arithmetic of mixers: simplex checks, domain means, floors and projections.
+
+K domains, B rows. Everything here is float64 on the CPU: mixtures have a handful of entries, and
+a weight that is wrong in the seventh digit draws other rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def uniform(num_domains: int) -> Tensor:
+    """Return equal weights [K]."""
+    return torch.full((num_domains,), 1.0 / num_domains, dtype=torch.float64)
+
+
+def simplex(weights: Tensor, domains: tuple[str, ...], where: str) -> Tensor:
+    """Return `weights` [K] scaled to sum 1; ValueError names `where` and the offending domain."""
+    weights = weights.detach().to("cpu", torch.float64)
+    if weights.shape != (len(domains),):
+        raise ValueError(f"{where}: expected {len(domains)} weights, got {tuple(weights.shape)}")
+    for domain, weight in zip(domains, weights.tolist(), strict=True):
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"{where}: the weight of domain {domain!r} is {weight}")
+    total = weights.sum()
+    if total <= 0:
+        raise ValueError(f"{where}: all weights are zero")
+    return weights / total
+
+
+def domain_mean(
+    values: Tensor, domains: Tensor, num_domains: int, empty: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Return the mean of `values` [B] or [B, T] over each domain's entries, [K] float64.
+
+    `mask` ([B, T] bool) tells which entries count; a domain without any gets its entry of `empty`.
+    """
+    values = values.detach().to("cpu", torch.float64)
+    counted = torch.ones_like(values) if mask is None else mask.to("cpu", torch.float64)
+    domains = domains.to("cpu")
+    total = values.new_zeros(num_domains)
+    count = values.new_zeros(num_domains)
+    total.index_add_(0, domains, (values * counted).reshape(len(domains), -1).sum(1))
+    count.index_add_(0, domains, counted.reshape(len(domains), -1).sum(1))
+    return torch.where(count > 0, total / count.clamp(min=1), empty.to(torch.float64))
+
+
+def bounded(weights: Tensor, floor: float, cap: float) -> Tensor:
+    """Return the multiple of `weights` [K] clamped to [floor, cap] that sums to 1.
+
+    Entries between the bounds keep their ratios, so that a floor on one domain is paid by all
+    others in proportion. ValueError where no such point exists.
+    """
+    num_domains = len(weights)
+    if not floor * num_domains <= 1 <= cap * num_domains:
+        raise ValueError(f"no mixture of {num_domains} domains lies between {floor} and {cap}")
+    weights = weights / weights.sum()
+    if float(weights.min()) >= floor and float(weights.max()) <= cap:
+        return weights
+    positive = weights.clamp(min=1e-12 * float(weights.max()))  # a zero weight can still be raised
+    low, high = 0.0, 1.0 / float(positive.min())
+    for _ in range(200):  # bisection on the scale: halving 200 times ends at float64's own spacing
+        scale = (low + high) / 2
+        total = float((positive * scale).clamp(floor, cap).sum())
+        low, high = (scale, high) if total < 1 else (low, scale)
+    return (positive * high).clamp(floor, cap)
+
+
+def projected(point: Tensor, floor: float = 0.0, cap: float = 1.0) -> Tensor:
+    """Return the Euclidean projection of `point` [K] onto {floor <= w <= cap, sum w = 1}."""
+    num_domains = len(point)
+    if not floor * num_domains <= 1 <= cap * num_domains:
+        raise ValueError(f"no mixture of {num_domains} domains lies between {floor} and {cap}")
+    low, high = float(point.min()) - cap, float(point.max()) - floor
+    for _ in range(200):  # the sum falls monotonically in tau
+        tau = (low + high) / 2
+        total = float((point - tau).clamp(floor, cap).sum())
+        low, high = (tau, high) if total > 1 else (low, tau)
+    return (point - high).clamp(floor, cap)
+
+
+def standardized(scores: Tensor) -> Tensor:
+    """Return z-scores over domains [K]; all zero where the scores do not differ."""
+    spread = scores.std(correction=0)
+    rounding = 1e-12 * scores.abs().max()  # equal scores may differ from their own mean by an ulp
+    return torch.where(spread > rounding, (scores - scores.mean()) / spread.clamp(min=1e-300), 0.0)

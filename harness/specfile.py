@@ -1,0 +1,209 @@
+"""From a TOML file and overrides to a validated Ablation, or one clear line per mistake.
+
+The order is: defaults, then the file, then `--a.b=v`. Methods are given by the caller, as a
+function from a name to a class, because the harness knows none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.api import Mixer
+from harness.errors import SpecError
+from harness.spec import Ablation
+
+FindMethod = Callable[[str], type[Mixer]]
+
+_MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")  # pydantic's names
+
+
+def load_ablation(path: Path, overrides: Sequence[str], find_method: FindMethod) -> Ablation:
+    """Return the ablation in `path` with `--a.b=v` overrides; SpecError says what is wrong."""
+    ablation = _validate(_read(path), str(path), find_method)
+    if overrides:
+        written = ablation
+        ablation = _override(ablation, overrides, path)
+        for label, arm in ablation.arms.items():
+            if arm.method != written.arms[label].method:
+                fix = f"give the spec an arm of its own for {arm.method!r}"
+                raise SpecError(f"--arms.{label}.method: a method cannot be overridden; {fix}")
+    domains = tuple(sorted(name for name, domain in ablation.domains.items() if domain.train))
+    for label, arm in ablation.arms.items():
+        try:
+            arm.settings.check(domains, ablation.targets)
+        except ValueError as error:
+            raise SpecError(f"{path}: arms.{label}.settings.{error}") from None
+    return ablation
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file; give the path of a spec (TOML)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        hint = (
+            "; two arms or domains may share a name"
+            if "twice" in str(error) or "overwrite" in str(error)
+            else ""
+        )
+        raise SpecError(f"{path}: not valid TOML: {error}{hint}") from None
+
+
+def _validate(raw: dict[str, Any], where: str, find_method: FindMethod) -> Ablation:
+    raw = dict(raw)
+    arms = raw.get("arms")
+    if isinstance(arms, Mapping):
+        raw["arms"] = {
+            label: _with_settings(arm, f"{where}: arms.{label}", find_method)
+            for label, arm in arms.items()
+        }
+    ablation: Ablation = _build(Ablation, raw, where)
+    return ablation
+
+
+def _with_settings(arm: Any, where: str, find_method: FindMethod) -> Any:
+    """Return the arm with its settings as an instance of its method's class."""
+    if not isinstance(arm, Mapping) or not isinstance(arm.get("method"), str):
+        return arm  # reported with the rest of the spec
+    try:
+        method = find_method(arm["method"])
+    except ValueError as error:
+        raise SpecError(f"{where}.method: {error}") from None
+    if not (isinstance(method, type) and issubclass(method, Mixer)):
+        fix = "give module:Class of a subclass of harness.api.Mixer"
+        raise SpecError(f"{where}.method: {arm['method']!r} is no mixing method; {fix}")
+    given = arm.get("settings", {})
+    if not isinstance(given, Mapping):
+        raise SpecError(f"{where}.settings: must be a table of settings, got {_short(given)}")
+    settings = _build(method, dict(given), f"{where}.settings")
+    return {**arm, "settings": settings}
+
+
+def _build(cls: type[Any], raw: dict[str, Any], where: str) -> Any:
+    try:
+        return TypeAdapter(cls).validate_python(raw)
+    except ValidationError as error:
+        raise SpecError("\n".join(_lines(error, cls, raw, where))) from None
+
+
+def _lines(error: ValidationError, cls: type[Any], raw: Any, where: str) -> list[str]:
+    """Return one line per mistake, although pydantic reports one for each branch of a union."""
+    problems: dict[tuple[str, ...], list[Any]] = {}
+    for problem in error.errors():
+        problems.setdefault(_place(problem, raw), []).append(problem)
+    return [
+        _explain(found, place, cls, where)
+        for place, found in problems.items()
+        # what is wrong inside of a value makes the whole value wrong in another branch
+        if not any(other[: len(place)] == place and other != place for other in problems)
+    ]
+
+
+def _place(problem: Any, raw: Any) -> tuple[str, ...]:
+    """Return where a problem is as the user wrote it: without the names of a union's branches."""
+    here, place = raw, []
+    for part in problem["loc"]:
+        in_table = isinstance(here, Mapping) and part in here
+        if in_table or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+            here = here[part]
+            place.append(str(part))
+    if problem["type"] in _MISSING:
+        place.append(str(problem["loc"][-1]))
+    return tuple(place)
+
+
+def _explain(problems: list[Any], place: tuple[str, ...], cls: type[Any], where: str) -> str:
+    """Return one line: where, what, the value, and the fix."""
+    problem, kind = problems[0], problems[0]["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known_keys(cls, [str(part) for part in problem["loc"][:-1]])
+        close = difflib.get_close_matches(place[-1], known, 1)
+        fix = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return _at(where, place, f"unknown key; {fix}")
+    if kind in _MISSING:
+        return _at(where, place, "is missing; add it")
+    if kind == "value_error":
+        return _at(where, place, str(problem["msg"]).removeprefix("Value error, "))
+    messages = dict.fromkeys(f"{p['msg'][0].lower()}{p['msg'][1:]}" for p in problems)
+    return _at(where, place, f"{', or '.join(messages)}, got {_short(problem['input'])}")
+
+
+def _at(where: str, place: tuple[str, ...], text: str) -> str:
+    """Join a place and a text: `file: a.b: text`, or `file: arms.x.settings.a: text`."""
+    path = ".".join(place)
+    glue = "." if ": " in where else ": "
+    return f"{where}{glue}{path}: {text}" if path else f"{where}: {text}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _known_keys(cls: Any, location: list[str]) -> list[str]:
+    """Return the keys allowed at a location inside dataclass `cls`, by its annotations."""
+    for part in location:
+        if is_dataclass(cls):
+            cls = get_type_hints(cls)[part]
+        elif get_origin(cls) is dict:
+            cls = get_args(cls)[1]
+        else:  # a union of dataclasses, told apart by the default of `kind`
+            cls = next(c for c in get_args(cls) if getattr(c, "kind", None) == part)
+    return [f.name for f in fields(cls)] if is_dataclass(cls) else []
+
+
+def _override(ablation: Ablation, overrides: Sequence[str], path: Path) -> Ablation:
+    """Apply `--a.b=v` through tyro, and turn its boxed complaint into one line."""
+    import tyro  # a third of a second, and most specs are run as they are
+
+    complaint = io.StringIO()
+    helps = any(argument in ("-h", "--help") for argument in overrides)
+    width = os.environ.get("COLUMNS")
+    if not helps:
+        os.environ["COLUMNS"] = "2000"  # a box that wraps no line can be read back
+    try:
+        with contextlib.nullcontext() if helps else contextlib.redirect_stderr(complaint):
+            overridden: Ablation = tyro.cli(
+                type(ablation),
+                default=ablation,
+                args=list(overrides),
+                prog=f"steelyard run {path}",
+                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+            )
+        return overridden
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        raise SpecError(_one_line(complaint.getvalue())) from None
+    finally:
+        if not helps:
+            os.environ.pop("COLUMNS")
+            if width is not None:
+                os.environ["COLUMNS"] = width
+
+
+def _one_line(box: str) -> str:
+    lines = [re.sub(r"[\u2500-\u257f]", "", line).strip() for line in box.splitlines()[1:]]
+    text = " ".join(line for line in lines if line)
+    for noise in (r"For full helptext,.*", r"For further information visit \S+", r"\[type=[^\]]*\]",
+                  r"\d+ validation errors? for \S+ ", r"Argument helptext:.*"):  # fmt: skip
+        text = re.sub(noise, "", text)
+    text = " ".join(text.split()).replace("Error parsing ", "")
+    text = re.sub(r"^Ablation: Value error, |(?<=: )Value error, ", "", text)
+    # one suggestion is a fix, three are a list to read
+    return re.sub(r"Perhaps you meant: (--\S+).*", r"did you mean \1?", text).strip()
