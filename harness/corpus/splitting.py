@@ -1,0 +1,132 @@
+"""Which documents are kept under a size cap, and which of four splits each belongs to.
+
+Whole groups go to one split, by size: in keyed-hash order, each to the split that lacks most of
+its target, among those that the group does not overfill. Where a domain has too few groups for
+that, its documents are the groups, and the manifest says so. The price of groups: the splits of a
+domain are less alike than a random sample would be, as new data always are.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import NamedTuple
+
+from harness.corpus.documents import SPLITS, Document, Placed, hash_key, in_hash_order
+from harness.errors import SpecError
+from harness.spec import Splits
+
+MIN_GROUPS = 12  # below this, a 5 % split is a matter of luck
+LARGEST_SHARES = (1 / 3, 1, 2)  # of a split's target that one group may have; the first that works
+CAP_SHARE = 1 / 24  # of max_bytes that one group may have while others are left
+
+
+class Placement(NamedTuple):
+    """Every document of a domain with its split, and what was kept together."""
+
+    documents: list[Placed]
+    unit: str
+    """`group`, or `document` where groups were too few or too uneven."""
+
+
+def cap(documents: list[Document], max_bytes: int | None) -> list[Document]:
+    """Keep groups in keyed-hash order up to `max_bytes`, none with more than a 24th of it.
+
+    What lies beyond a group's share is taken last, so that four splits always find enough groups.
+    """
+    if max_bytes is None or sum(document.num_bytes for document in documents) <= max_bytes:
+        return documents
+    ranked: list[tuple[bool, bytes, int, Document]] = []
+    for group, members in _groups(documents).items():
+        size = 0
+        for document in members:
+            size += document.num_bytes
+            beyond = size > max(max_bytes * CAP_SHARE, members[0].num_bytes)
+            ranked.append((beyond, hash_key(group), len(ranked), document))
+    kept, total = [], 0
+    for *_, document in sorted(ranked, key=lambda entry: entry[:3]):
+        if total >= max_bytes:
+            break
+        kept.append(document)
+        total += document.num_bytes
+    return kept
+
+
+def split(domain: str, documents: list[Document], shares: Splits) -> Placement:
+    """Assign every document to train, probe, tuning or held-out."""
+    targets = {"probe": shares.probe, "tuning": shares.tuning, "heldout": shares.heldout}
+    groups = _groups(documents)
+    unit = "group"
+    places = _assign_evenly(groups, targets) if len(groups) >= MIN_GROUPS else None
+    if places is None:
+        unit = "document"
+        groups = {document.name: [document] for document in in_hash_order(documents)}
+        places = _assign_evenly(groups, targets) or _deal(list(groups))
+    placed = [
+        Placed(domain, places[key], document)
+        for key, members in groups.items()
+        for document in members
+    ]
+    refuse_empty(domain, placed)
+    return Placement(placed, unit)
+
+
+def refuse_empty(domain: str, placed: list[Placed]) -> None:
+    """Raise a SpecError if a split of the domain has no document."""
+    counts = {name: sum(entry.split == name for entry in placed) for name in SPLITS}
+    for name, count in counts.items():
+        if count == 0:
+            found = ", ".join(f"{key} {value}" for key, value in counts.items())
+            raise SpecError(
+                f"domains.{domain}: no document is left for its {name} split ({found}); "
+                "give the domain more documents (a larger max_bytes), or another share in splits"
+            )
+
+
+def _groups(documents: list[Document]) -> dict[str, list[Document]]:
+    ordered = sorted(documents, key=lambda d: (hash_key(d.group), d.group, hash_key(d.name)))
+    return {key: list(members) for key, members in groupby(ordered, key=lambda d: d.group)}
+
+
+def _assign_evenly(
+    groups: dict[str, list[Document]], shares: dict[str, float]
+) -> dict[str, str] | None:
+    """Return the split of each group; None if a split would stay under half of its target.
+
+    A split of one large group would say little about the domain, so small groups are tried first.
+    """
+    sizes = {key: sum(d.num_bytes for d in members) for key, members in groups.items()}
+    total = sum(sizes.values())
+    targets = {name: share * total for name, share in shares.items()}
+    targets["train"] = total - sum(targets.values())
+    for largest in LARGEST_SHARES:
+        places = _assign(sizes, targets, largest)
+        filled = {name: sum(sizes[k] for k, at in places.items() if at == name) for name in SPLITS}
+        if all(filled[name] >= targets[name] / 2 and filled[name] for name in SPLITS):
+            return places
+    return None
+
+
+def _assign(sizes: dict[str, int], targets: dict[str, float], largest: float) -> dict[str, str]:
+    filled = dict.fromkeys(SPLITS, 0)
+    places = {}
+    for key, size in sizes.items():
+        # Half of a group may lie beyond the target: the split then ends closer to it with the
+        # group than without. Training takes what fits nowhere.
+        fitting = [
+            name
+            for name in SPLITS
+            if size <= 2 * (targets[name] - filled[name])
+            and (name == "train" or size <= largest * targets[name])
+        ]
+        place = max(
+            fitting or ["train"], key=lambda name: (targets[name] - filled[name]) / targets[name]
+        )
+        places[key] = place
+        filled[place] += size
+    return places
+
+
+def _deal(keys: list[str]) -> dict[str, str]:
+    """Give each split one document and training the rest, where there are only a few."""
+    firsts = ("train", "heldout", "probe", "tuning")
+    return {key: firsts[i] if i < len(firsts) else "train" for i, key in enumerate(keys)}

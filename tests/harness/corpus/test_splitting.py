@@ -1,0 +1,94 @@
+"""Splits: every document in one of them, whole groups where there are enough, sizes near target."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.corpus.documents import SPLITS, Document
+from harness.corpus.splitting import MIN_GROUPS, cap, split
+from harness.errors import SpecError
+from harness.spec import Splits
+
+
+def documents(sizes: list[tuple[int, int]]) -> list[Document]:
+    """Make one document per (group, size)."""
+    return [Document(f"d{i}", f"g{group}", "x" * n) for i, (group, n) in enumerate(sizes)]
+
+
+SIZES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 2000)), max_size=120)
+
+
+@given(SIZES, st.randoms(use_true_random=False))
+def test_any_documents_are_split_into_disjoint_parts_or_refused(
+    sizes: list[tuple[int, int]], shuffler: random.Random
+) -> None:
+    """No document is lost, doubled or divided; input order changes nothing."""
+    texts = documents(sizes)
+    if len(texts) < len(SPLITS):
+        with pytest.raises(SpecError, match=r"domains\.d: no document is left for its"):
+            split("d", texts, Splits())
+        return
+    placement = split("d", texts, Splits())
+    shuffler.shuffle(texts)
+
+    again = split("d", texts, Splits())
+
+    assert again == placement
+    assert sorted(p.document.name for p in placement.documents) == sorted(d.name for d in texts)
+    assert {p.split for p in placement.documents} == set(SPLITS)
+    if placement.unit == "group":
+        places = {(p.document.group, p.split) for p in placement.documents}
+        assert len(places) == len({d.group for d in texts})
+
+
+def test_groups_stay_together_and_sizes_come_near_their_targets() -> None:
+    """Sixty groups of uneven size: each split within half of its target, none of one group."""
+    placement = split("d", documents([(i % 60, 100 + 7 * i) for i in range(600)]), Splits())
+
+    total = sum(p.document.num_bytes for p in placement.documents)
+    assert placement.unit == "group"
+    for name, share in {"probe": 0.05, "tuning": 0.05, "heldout": 0.1, "train": 0.8}.items():
+        inside = [p.document for p in placement.documents if p.split == name]
+        assert sum(d.num_bytes for d in inside) / total == pytest.approx(share, rel=0.5)
+        assert len({d.group for d in inside}) > 1
+
+
+def test_few_groups_are_split_by_document() -> None:
+    """Below a sane number of groups, documents are assigned one by one, and it is said."""
+    placement = split("d", documents([(i % (MIN_GROUPS - 1), 500) for i in range(100)]), Splits())
+
+    assert placement.unit == "document"
+
+
+def test_one_document_too_few_is_refused_with_the_counts() -> None:
+    """Three documents cannot fill four splits."""
+    with pytest.raises(SpecError, match=r"domains\.law: .* tuning split \(train 1, probe 1"):
+        split("law", documents([(i, 50) for i in range(3)]), Splits())
+
+
+@given(SIZES.filter(bool), st.integers(1, 20_000))
+def test_the_cap_is_met_up_to_one_document(sizes: list[tuple[int, int]], max_bytes: int) -> None:
+    """As much text is kept as was asked for, and at most one document more."""
+    texts = documents(sizes)
+
+    kept = cap(texts, max_bytes)
+
+    total = sum(d.num_bytes for d in kept)
+    whole = sum(d.num_bytes for d in texts)
+    assert total >= min(max_bytes, whole)
+    assert total < max_bytes + max(d.num_bytes for d in texts)
+    assert set(kept) <= set(texts)
+
+
+def test_the_cap_leaves_no_group_more_than_its_share() -> None:
+    """One service with half of the text does not become the whole domain."""
+    sizes = [(0, 100)] * 1000 + [(group, 100) for group in range(1, 51) for _ in range(20)]
+
+    kept = cap(documents(sizes), 48_000)
+
+    assert sum(d.num_bytes for d in kept if d.group == "g0") <= 2_000
+    assert len({d.group for d in kept}) >= 24
