@@ -1,0 +1,28 @@
+"""A point that a run can be picked up from, bit for bit.
+
+Parameters, optimizer, mixer state and position travel in one file, written whole or not at all.
+There is no generator to save (rng.py). Loading executes nothing: tensors and plain values only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.files import whole_file
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint over the last one."""
+    with whole_file(path) as file:
+        torch.save(content, file)
+
+
+def load(path: Path, device: str = "cpu") -> dict[str, Any] | None:
+    """Return a checkpoint's content, or None where there is none."""
+    if not path.exists():
+        return None
+    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return content

@@ -1,0 +1,1 @@
+"""How much training on a row helps a query; one engine for rebalancing and attribution."""

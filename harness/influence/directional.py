@@ -1,0 +1,128 @@
+"""The exact influence of any row on one direction, by one extra forward pass.
+
+A step of AdamW with its second moments frozen moves parameters by -lr * a * g_i for row i, with
+a = (1 - beta1) / (1 - beta1^(t+1)) / (sqrt(v_hat) + eps). To first order a query with gradient g_q
+loses lr * <a g_i, g_q> = lr * <g_i, v>, v = a g_q: the derivative of row i's loss along v. So the
+preconditioner moves onto v, once, and each row costs one forward at parameters + step * v.
+
+Scores are per unit of learning rate, in nats; positive: training on the row lowers the query's
+loss. A row's loss is the mean over its counted tokens. One-sided differences have an error of the
+order of the step from curvature, and of its inverse from float32 rounding: the step is checked on
+a few rows before it is used. Sources: facts of arXiv:2505.19051 (Adam scaling); torch's AdamW.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.api import Batch, Direction, View
+
+# Relative steps |step * v| / |parameters|, largest first: gradient directions want 1e-3 to 3e-4.
+STEPS = (1e-3, 3e-4, 1e-4)
+# Two neighbouring steps agree when their scores differ by less than this share of their size.
+AGREEMENT = 0.05
+
+
+class CheckedStep(NamedTuple):
+    """A step length and what the check said of it."""
+
+    eps: float  # multiplies the direction
+    relative: float  # |eps * v| / |parameters|
+    disagreement: float  # relative difference to the scores at the next smaller step
+
+
+def adam_scale(view: View) -> Direction:
+    """Return Adam's factor of each parameter's gradient at the next step, moments frozen.
+
+    ValueError before the first update, when there are no moments yet.
+    """
+    scale = {}
+    for name, parameter in view.model.named_parameters():
+        group, moments = _group_of(view, parameter), view.optimizer.state.get(parameter, {})
+        if "exp_avg_sq" not in moments:
+            raise ValueError(f"{name} has no second moment yet; score after the first update")
+        beta1, beta2 = group["betas"]
+        taken = float(moments["step"])
+        v_hat = moments["exp_avg_sq"] / (1 - beta2**taken)
+        scale[name] = (1 - beta1) / (1 - beta1 ** (taken + 1)) / (v_hat.sqrt() + group["eps"])
+    return scale
+
+
+def _group_of(view: View, parameter: Tensor) -> dict[str, Any]:
+    for group in view.optimizer.param_groups:
+        if any(parameter is member for member in group["params"]):
+            return group
+    raise ValueError("a parameter of the model is not in the optimizer")
+
+
+def preconditioned(gradient: Direction, scale: Direction) -> Direction:
+    """Return the elementwise product."""
+    return {name: gradient[name] * scale[name] for name in gradient}
+
+
+def weighted_sum(directions: list[Direction], weights: list[float]) -> Direction:
+    """Return sum_i weights[i] * directions[i]."""
+    names = directions[0]
+    pairs = list(zip(directions, weights, strict=True))
+    return {name: sum(w * d[name] for d, w in pairs) for name in names}  # type: ignore[misc]
+
+
+def norm(tensors: Direction) -> float:
+    """Return the Euclidean norm over all tensors."""
+    return float(
+        torch.stack([t.detach().double().square().sum() for t in tensors.values()]).sum().sqrt()
+    )
+
+
+def row_losses(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:
+    """Return each row's mean loss [N] float64 at parameters + eps * along."""
+    losses = view.token_losses(rows, along=along, eps=eps).double()
+    return losses.sum(1) / rows.mask.sum(1)
+
+
+def score_rows(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:
+    """Return the derivative of each row's loss along the direction [N] float64, on the CPU.
+
+    FloatingPointError names the first row whose score is not finite.
+    """
+    base = row_losses(view, rows, along, 0.0)
+    scores = ((row_losses(view, rows, along, eps) - base) / eps).cpu()
+    bad = (~scores.isfinite()).nonzero()
+    if len(bad):
+        first = int(bad[0])
+        domain = view.domains[int(rows.domains[first])]
+        row = int(rows.rows[first])
+        where = f"row {row} of domain {domain!r} is {float(scores[first])} at step {view.step}"
+        raise FloatingPointError(f"influence of {where}")
+    return scores
+
+
+def checked_step(view: View, rows: Batch, along: Direction) -> CheckedStep:
+    """Choose the largest step whose scores agree with those at the next smaller one on `rows`.
+
+    Where none does, the pair that agrees best is taken, and the disagreement tells of it.
+    """
+    parameters = norm(dict(view.model.named_parameters()))
+    length = norm(along)
+    if not 0 < length < float("inf"):
+        raise FloatingPointError(f"the probe direction has norm {length} at step {view.step}")
+    base = row_losses(view, rows, along, 0.0)
+    steps = [relative * parameters / length for relative in STEPS]
+    scores = [(row_losses(view, rows, along, eps) - base) / eps for eps in steps[:2]]
+    best = None
+    for i, relative in enumerate(STEPS[:-1]):
+        if i + 1 == len(scores):
+            scores.append((row_losses(view, rows, along, steps[i + 1]) - base) / steps[i + 1])
+        finer = scores[i + 1]
+        disagreement = float((scores[i] - finer).norm() / finer.norm().clamp(min=1e-300))
+        if best is None or disagreement < best.disagreement:
+            best = CheckedStep(steps[i], relative, disagreement)
+        if disagreement < AGREEMENT:
+            break
+    assert best is not None
+    return best

@@ -1,0 +1,368 @@
+"""The one training loop. Every method goes through it, and it has no branch on any of them.
+
+A step asks the mixer for weights, draws a batch, lets the mixer see its losses, and updates. The
+loss is one sum over the whole batch divided by the sum of its scale, so micro-batches change
+nothing but memory. A checkpoint is taken between steps and only there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from harness import checkpoint
+from harness.api import Batch
+from harness.cost import Meter
+from harness.domains import domain_mean, simplex
+from harness.evaluate import Evaluator
+from harness.model import RowFlops, build_model, count_row_flops, token_losses
+from harness.optim import build_optimizer, learning_rate
+from harness.records import CHECKPOINT, RECORDS, RecordWriter, read_records
+from harness.stream import Shelf, Stream
+from harness.view import RunView
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.api import State
+    from harness.corpus import TokenStore
+    from harness.spec import Checkpoint, RunSpec
+
+OpenModel = Callable[[str], "tuple[nn.Module, RowFlops]"]
+
+
+class RunFailedError(RuntimeError):
+    """A run cannot go on; the message says what happened at which step, in one line."""
+
+
+class InterruptedRunError(Exception):
+    """A run was asked to stop; it is saved and can be resumed."""
+
+
+class Watch(Protocol):
+    """Who looks on: hears of a run's header and every record, and may ask the run to stop."""
+
+    def found(self, folder: Path) -> None:
+        """Learn that the run was finished before."""
+
+    def begin(self, header: dict[str, Any]) -> None:
+        """Learn that the run starts, or resumes."""
+
+    def end(self, header: dict[str, Any]) -> None:
+        """Learn how the run ended."""
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Take note of a record that was just written."""
+
+    def stop(self) -> bool:
+        """Tell whether the run should save itself and end."""
+
+
+@dataclass
+class Loop:
+    """One run in progress."""
+
+    spec: RunSpec
+    view: RunView
+    stream: Stream
+    evaluator: Evaluator | None
+    meter: Meter
+    watch: Watch
+    folder: Path
+    every: Checkpoint
+    network: nn.Module  # what the training step calls: the model, compiled if asked
+    state: State = field(default_factory=dict)
+    _writer: RecordWriter = field(init=False)
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def run(self) -> None:
+        """Train to the last step, from the last checkpoint if there is one."""
+        self._restore()
+        try:
+            while self.view.step < self.spec.num_steps:
+                self._step()
+                self._evaluate_if_due()
+                if self.watch.stop() and self.view.step < self.spec.num_steps:
+                    self.save()
+                    raise InterruptedRunError
+                if self._save_is_due():
+                    self.save()
+            self.meter.close()
+            self.save()
+        finally:
+            self._writer.close()
+
+    def measure_probes(self) -> dict[str, float]:
+        """Return the mean loss on the fixed probe set by domain, in nats per token; billed."""
+        rows = self.spec.evaluation.rows if self.spec.evaluation else 64
+        batch = self.view.probes(rows, fixed=True)
+        names = self.view.probe_domains
+        nothing = torch.zeros(len(names))
+        losses = self.view.token_losses(batch)
+        means = domain_mean(losses, batch.domains, len(names), nothing, batch.mask)
+        return dict(zip(names, means.tolist(), strict=True))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write a record with the training seconds so far, and tell the watch."""
+        record["seconds"] = round(self.meter.accounts["train"].seconds, 6)
+        self._writer.write(record)
+        self.watch.record(record)
+
+    def _step(self) -> None:
+        view, spec, meter = self.view, self.spec, self.meter
+        with meter.section("mixer"):
+            proposed = spec.mixer.propose(view, self.state)
+            weights = simplex(proposed, view.domains, f"weights proposed at step {view.step}")
+        with meter.section("train"):
+            batch = self.stream.draw(weights, view.seen, view.step, spec.batch.rows)
+            rate = learning_rate(spec.optimizer, view.step, spec.num_steps)
+            for group in view.optimizer.param_groups:
+                group["lr"] = rate
+            losses, loss = self._backward(batch)
+            norm = self._clip()
+            view.optimizer.step()
+            view.optimizer.zero_grad(set_to_none=True)
+            meter.charge("train", sum(view.row_flops) * spec.batch.rows, batch.targets.numel())
+        view.step += 1
+        with meter.section("save"):
+            for note in self.view.notes:
+                self.write(note)
+            self.view.notes.clear()
+            self.write(self._describe_step(batch, losses, weights, loss, rate, norm))
+            self._check_repetitions()
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, float]:
+        """Accumulate the gradient of the batch's scaled mean loss; return token losses and loss."""
+        size = self.spec.batch.micro_rows or len(batch.rows)
+        single = size >= len(batch.rows)
+        scale = None
+        if not single:
+            early = self.view.token_losses(batch) if self.spec.mixer.reweights else None
+            scale = batch.mask.float() if early is None else self._scale(batch, early)
+        total, seen_losses = 0.0, []
+        for first in range(0, len(batch.rows), size):
+            rows = slice(first, first + size)
+            with self._autocast():
+                losses = token_losses(self.network, batch.select(rows))
+            if scale is None:
+                scale = self._scale(batch, losses.detach())
+            loss = (scale[rows] * losses).sum() / scale.sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            seen_losses.append(losses.detach())
+        all_losses = torch.cat(seen_losses)
+        if not single and not self.spec.mixer.reweights:
+            self._scale(batch, all_losses)
+        if not math.isfinite(total):
+            raise RunFailedError(f"the training loss is {total} at step {self.view.step}")
+        return all_losses, total
+
+    def _scale(self, batch: Batch, losses: Tensor) -> Tensor:
+        """Return the factor of each token's loss [B, T], from the mixer's row weights."""
+        mixer, step = self.spec.mixer, self.view.step
+        with self.meter.section("mixer"):
+            weight = mixer.observe(self.view, self.state, batch, losses).to(losses)
+        if weight.shape != (len(batch.rows),) or not bool(
+            (weight >= 0).all() & weight.isfinite().all()
+        ):
+            raise ValueError(f"{type(mixer).__name__}.observe at step {step}: bad weights {weight}")
+        if not mixer.reweights and not bool((weight == 1).all()):
+            name = type(mixer).__name__
+            raise ValueError(f"{name}.observe returns weights other than 1; set reweights = True")
+        scale = weight[:, None] * batch.mask
+        if float(scale.sum()) == 0:
+            raise ValueError(
+                f"{type(mixer).__name__}.observe at step {step}: all loss weights are 0"
+            )
+        return scale
+
+    def _clip(self) -> float:
+        limit = self.spec.optimizer.clip or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.view.model.parameters(), limit))
+        if not math.isfinite(norm):
+            name = next(
+                (n for n, p in self.view.model.named_parameters()
+                 if p.grad is not None and not p.grad.isfinite().all()), "?",
+            )  # fmt: skip
+            where = f"at step {self.view.step}, first in parameter {name}"
+            raise RunFailedError(f"the gradient norm is {norm} {where}")
+        return norm
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.spec.precision == "bfloat16"
+        return torch.autocast(self.spec.device, torch.bfloat16, enabled=enabled)
+
+    def _describe_step(
+        self, batch: Batch, losses: Tensor, weights: Tensor, loss: float, rate: float, norm: float
+    ) -> dict[str, Any]:
+        num_domains, step = len(self.view.domains), self.view.step
+        absent = torch.full((num_domains,), math.nan)
+        means = domain_mean(losses, batch.domains, num_domains, absent, batch.mask).tolist()
+        return {
+            "kind": "step",
+            "step": step,
+            "tokens": step * batch.targets.numel(),
+            "loss": loss,
+            "lr": rate,
+            "grad_norm": norm,
+            "weights": weights.tolist(),
+            "rows": torch.bincount(batch.domains.cpu(), minlength=num_domains).tolist(),
+            "domain_losses": [None if math.isnan(mean) else mean for mean in means],
+        }
+
+    def _check_repetitions(self) -> None:
+        cap = self.spec.max_repetitions
+        if cap is None:
+            return
+        for domain, passes in self.repetitions().items():
+            if passes > cap:
+                raise RunFailedError(
+                    f"domain {domain!r} was read {passes:.2f} times by step {self.view.step}, over "
+                    f"max_repetitions = {cap}; give it more text, train shorter, or raise the cap"
+                )
+
+    def repetitions(self) -> dict[str, float]:
+        """Return how many passes over each trained domain's rows the run has made."""
+        return {
+            domain: int(seen) / self.stream.train.num_rows(domain)
+            for domain, seen in zip(self.view.domains, self.view.seen, strict=True)
+        }
+
+    def _evaluate_if_due(self) -> None:
+        plan, step = self.spec.evaluation, self.view.step
+        if plan is None or self.evaluator is None:
+            return
+        if step % plan.every and step != self.spec.num_steps:
+            return
+        with self.meter.section("eval", synchronize=True):
+            records = self.evaluator.evaluate(self.view.model, self.meter)
+        tokens = step * self.spec.batch.rows * self.spec.batch.tokens
+        for record in records:
+            self.write({"kind": "eval", "step": step, "tokens": tokens, **record})
+
+    def _save_is_due(self) -> bool:
+        by_steps = self.every.steps and self.view.step % self.every.steps == 0
+        by_time = self.every.minutes and time.monotonic() - self._saved_at > self.every.minutes * 60
+        return bool(by_steps or by_time)
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that the next step depends on."""
+        with self.meter.section("save"):
+            self._save()
+
+    def _save(self) -> None:
+        self._saved_at = time.monotonic()
+        content = {
+            "step": self.view.step,
+            "model": self.view.model.state_dict(),
+            "optimizer": self.view.optimizer.state_dict(),
+            "mixer": self.state,
+            "seen": self.view.seen,
+            "cost": self.meter.to_json(),
+            "records_bytes": self._writer.position(),
+        }
+        checkpoint.save(self.folder / CHECKPOINT, content)
+
+    def _restore(self) -> None:
+        saved = checkpoint.load(self.folder / CHECKPOINT, self.spec.device)
+        self._writer = RecordWriter(self.folder / RECORDS, saved["records_bytes"] if saved else 0)
+        if saved is None:
+            with self.meter.section("mixer"):
+                self.state = self.spec.mixer.init(self.view)
+            self._evaluate_if_due()
+            return
+        self.view.step = saved["step"]
+        self.view.model.load_state_dict(saved["model"])
+        self.view.optimizer.load_state_dict(saved["optimizer"])
+        self.view.seen.copy_(saved["seen"])
+        self.state = saved["mixer"]
+        self.meter.restore(saved["cost"])
+        for record in read_records(self.folder / RECORDS):  # so that a mirror of them is complete
+            self.watch.record(record)
+
+
+def assemble(
+    spec: RunSpec,
+    store: TokenStore,
+    folder: Path,
+    open_model: OpenModel,
+    watch: Watch,
+    every: Checkpoint,
+) -> Loop:
+    """Return the loop of a run, ready to start or to resume."""
+    prepare_torch(spec)
+    meter, tokens = Meter(spec.device), spec.batch.tokens
+    model = build_model(spec.model, store.vocab_size, tokens, spec.seed).to(spec.device)
+    row_flops = count_row_flops(spec.model, store.vocab_size, tokens)
+    train, probe = (
+        _shelf(store, "train", store.trained, tokens),
+        _shelf(store, "probe", store.domains, tokens),
+    )
+    stream = Stream(train, probe, store.trained, store.domains, spec.data_seed, spec.device)
+    sizes = torch.tensor([float(len(train.streams[d])) for d in store.trained], dtype=torch.float64)
+    chunk_rows = spec.batch.micro_rows or spec.batch.rows
+    view = RunView(
+        stream=stream,
+        model=model,
+        optimizer=build_optimizer(model, spec.optimizer),
+        meter=meter,
+        row_flops=row_flops,
+        targets=torch.tensor(
+            [spec.targets.get(d, 0.0) for d in store.domains], dtype=torch.float64
+        ),
+        prior=sizes / sizes.sum(),
+        seen=torch.zeros(len(store.trained), dtype=torch.int64),
+        num_steps=spec.num_steps,
+        chunk_rows=chunk_rows,
+        precision=spec.precision,
+        open_model=open_model,
+    )
+    return Loop(
+        spec=spec,
+        stream=stream,
+        view=view,
+        evaluator=_evaluator(spec, store, row_flops, chunk_rows),
+        meter=meter,
+        watch=watch,
+        folder=folder,
+        every=every,
+        network=torch.compile(model) if spec.compile else model,  # type: ignore[arg-type]
+    )
+
+
+def prepare_torch(spec: RunSpec) -> None:
+    """Make torch compute the same bits whenever it is given the same spec."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
+    torch.set_num_threads(spec.threads)
+    torch.use_deterministic_algorithms(True)
+    # deterministic mode would also fill every new tensor with NaN, which costs time and no bit
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _shelf(store: TokenStore, split: str, domains: Iterable[str], tokens: int) -> Shelf:
+    return Shelf({domain: store.stream(domain, split) for domain in domains}, tokens)
+
+
+def _evaluator(
+    spec: RunSpec, store: TokenStore, row_flops: RowFlops, chunk_rows: int
+) -> Evaluator | None:
+    if spec.evaluation is None:
+        return None
+    splits = spec.evaluation.splits
+    return Evaluator(
+        shelves={s: _shelf(store, s, store.domains, spec.batch.tokens) for s in splits},
+        domains=store.domains,
+        rows=spec.evaluation.rows,
+        chunk_rows=max(chunk_rows, 32),
+        token_bytes=store.token_bytes,
+        row_flops=row_flops,
+        device=spec.device,
+        precision=spec.precision,
+    )

@@ -1,0 +1,43 @@
+"""AdamW as everyone trains with it, and a learning rate that is a function of the step alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.spec import Optimizer
+
+
+def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
+    """Return fused AdamW; weight decay applies to matrices, not to biases, norms or vectors."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=spec.learning_rate, betas=spec.betas, eps=spec.eps, fused=True
+    )
+
+
+def learning_rate(spec: Optimizer, step: int, num_steps: int) -> float:
+    """Return the rate of update number `step` (0-based) of `num_steps`.
+
+    Warm-up reaches the peak at its last step. Cosine and wsd end at `final_ratio` of the peak.
+    """
+    warmup = math.ceil(spec.warmup * num_steps)
+    if step < warmup:
+        return spec.learning_rate * (step + 1) / warmup
+    if spec.schedule == "constant":
+        return spec.learning_rate
+    length = num_steps - warmup if spec.schedule == "cosine" else math.ceil(spec.decay * num_steps)
+    left = min(
+        1.0, (num_steps - 1 - step) / max(1, length - 1)
+    )  # 1 at the start of the fall, 0 at the end
+    shape = (1 - math.cos(math.pi * left)) / 2 if spec.schedule == "cosine" else left
+    return spec.learning_rate * (spec.final_ratio + (1 - spec.final_ratio) * shape)

@@ -1,0 +1,42 @@
+"""What a plan led to, remembered by content: a finished ablation is answered without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.files import read_json, write_json
+from harness.records import HEADER
+
+if TYPE_CHECKING:
+    from harness.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A plan's main run, and the other distinct runs that it asked for, with their roles."""
+
+    main: str
+    auxiliary: tuple[tuple[str, str], ...]  # (run id, role)
+
+
+def remember(out: Path, spec: RunSpec, carried: Carried) -> None:
+    """Write down what the plan of `spec` led to."""
+    (out / "plans").mkdir(exist_ok=True)
+    pairs = [{"run_id": run_id, "role": role} for run_id, role in carried.auxiliary]
+    content = {"main": carried.main, "auxiliary": pairs}
+    write_json(out / "plans" / f"{spec.run_id}.json", content)
+
+
+def recall(out: Path, spec: RunSpec) -> Carried | None:
+    """Return what the plan of `spec` led to, if all its runs are still there and finished."""
+    plan = read_json(out / "plans" / f"{spec.run_id}.json")
+    if plan is None:
+        return None
+    others = tuple((run["run_id"], run["role"]) for run in plan["auxiliary"])
+    for run_id in (plan["main"], *(run_id for run_id, _ in others)):
+        header = read_json(out / "runs" / run_id / HEADER)
+        if header is None or header["status"] != "finished":
+            return None
+    return Carried(plan["main"], others)

@@ -1,0 +1,110 @@
+"""Which rows a run sees: index arithmetic on (data_seed, step, seen), nothing else.
+
+A batch picks the domain of each slot by inverse CDF on uniforms keyed by the step, then takes the
+next row of that domain's keyed permutation. Equal weights therefore draw equal rows in every arm,
+and the i-th row of a domain is the same whatever the arm did before: common random numbers, which
+make paired comparisons tight. A shelf holds one split's arrays and nothing that leads to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harness.api import Batch
+from harness.rng import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The packed rows of one split: `tokens` targets each, cut from one token stream per domain.
+
+    Rows overlap by the one token that is the last target here and the first input there, so that
+    every token but the first is a target exactly once.
+    """
+
+    streams: Mapping[str, np.ndarray]  # domain -> flat token ids, usually memory-mapped
+    tokens: int
+
+    def num_rows(self, domain: str) -> int:
+        """Return how many whole rows the domain has."""
+        return max(0, (len(self.streams[domain]) - 1) // self.tokens)
+
+    def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
+        """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
+        width = self.tokens + 1
+        packed = np.empty((len(picks), width), dtype=np.int64)
+        for slot, (domain, row) in enumerate(picks):
+            packed[slot] = self.streams[domain][row * self.tokens : row * self.tokens + width]
+        rows = torch.from_numpy(packed).to(device, non_blocking=True)  # [B, T + 1]
+        order = {name: k for k, name in enumerate(names)}
+        return Batch(
+            inputs=rows[:, :-1],
+            targets=rows[:, 1:].contiguous(),
+            mask=torch.ones((len(picks), self.tokens), dtype=torch.bool, device=device),
+            domains=torch.tensor([order[domain] for domain, _ in picks], device=device),
+            rows=torch.tensor([row for _, row in picks], device=device),
+        )
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Training rows by weight, and the rows that a method may look at."""
+
+    train: Shelf
+    probe: Shelf
+    domains: tuple[str, ...]  # trained on
+    probe_domains: tuple[str, ...]
+    data_seed: int
+    device: str
+    _orders: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def draw(self, weights: Tensor, seen: Tensor, step: int, rows: int) -> Batch:
+        """Return `rows` training rows of the mixture [K]; counts them in `seen` [K]."""
+        uniforms = torch.rand(
+            rows, dtype=torch.float64, generator=generator(self.data_seed, "draw", step)
+        )
+        edges = weights.cumsum(0)
+        edges = edges / edges[-1]  # ends at exactly 1, above every uniform
+        picks = []
+        for k in torch.searchsorted(edges, uniforms, right=True).tolist():
+            picks.append((self.domains[k], self._nth_row(self.domains[k], int(seen[k]))))
+            seen[k] += 1
+        return self.train.batch(picks, self.domains, self.device)
+
+    def _nth_row(self, domain: str, n: int) -> int:
+        """Return the n-th training row of a domain: a keyed permutation per pass over its rows."""
+        size = self.train.num_rows(domain)
+        epoch, position = divmod(n, size)
+        if domain not in self._orders or self._orders[domain][0] != epoch:
+            keyed = generator(self.data_seed, "order", domain, epoch)
+            self._orders[domain] = epoch, torch.randperm(size, generator=keyed).numpy()
+        return int(self._orders[domain][1][position])
+
+    def candidates(self, per_domain: int, step: int) -> Batch:
+        """Return random train rows of each trained domain, off the training stream."""
+        picks = self._sample(self.train, self.domains, per_domain, "candidates", step)
+        return self.train.batch(picks, self.domains, self.device)
+
+    def probes(self, per_domain: int, step: int | None) -> Batch:
+        """Return random probe rows of every probe domain; `step` None for the fixed set."""
+        name = ("probes", "fixed") if step is None else ("probes", step)
+        picks = self._sample(self.probe, self.probe_domains, per_domain, *name)
+        return self.probe.batch(picks, self.probe_domains, self.device)
+
+    def _sample(
+        self, shelf: Shelf, domains: tuple[str, ...], per_domain: int, *name: str | int
+    ) -> list[tuple[str, int]]:
+        picks = []
+        for domain in domains:
+            keyed = generator(self.data_seed, *name, domain)
+            order = torch.randperm(shelf.num_rows(domain), generator=keyed)[:per_domain]
+            picks += [(domain, row) for row in order.tolist()]
+        return picks
