@@ -1,0 +1,196 @@
+"""Write the report of an ablation: one HTML file that needs no network, Markdown, and a CSV.
+
+Everything a reader might doubt is in the file: run ids under the numbers, costs, runs that are left
+out and why, versions, licences. The price of one file is its size, 4.8 MB of which are plotly.js.
+The same records give the same bytes; no clock is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from rich.table import Table
+
+from reports import figures, measures, notation, palette, tables
+from reports.headline import headline
+from reports.load import Evidence, load
+
+TEMPLATES = Path(__file__).parent / "templates"
+_SPLITS = ("train", "probe", "tuning", "heldout")
+_ENVIRONMENT = ("device", "device_name", "threads", "precision", "git_commit", "git_dirty")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
+
+
+class ReportPaths(NamedTuple):
+    """The files of a report, and its table for a terminal."""
+
+    html: Path
+    markdown: Path
+    csv: Path
+    table: Table
+
+
+def build(out_dir: Path, name: str | None = None) -> ReportPaths:
+    """Write OUT/report/ for one ablation; the default is the most recently updated one."""
+    evidence = load(Path(out_dir), name)
+    context = contents(evidence)
+    folder = Path(out_dir) / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = (folder / "report.html", folder / "report.md", folder / "results.csv")
+    paths = ReportPaths(*files, tables.terminal_table(evidence))
+    _write(paths.html, _render_html(context))
+    _write(paths.markdown, _render_markdown(context))
+    _write(paths.csv, tables.results_table(evidence).to_csv(index=False))
+    return paths
+
+
+def contents(evidence: Evidence) -> dict[str, Any]:
+    """Return all that a template may show, as plain values."""
+    header = evidence.header
+    stacked, fixed = figures.weights(evidence)
+    return {
+        "name": evidence.name,
+        "title": header.get("title") or evidence.name,
+        "header": header,
+        "primary": header["primary"],
+        "primary_name": tables.metric_name(evidence, header["primary"]),
+        "target_name": tables.metric_name(evidence, "target"),
+        "others": evidence.others,
+        "headline": headline(evidence),
+        "arms": _rows(tables.arms_table(evidence)),
+        "domains": _by_domain(tables.domains_table(evidence)),
+        "repetitions": _by_domain(tables.repetitions_table(evidence)),
+        "costs": _rows(tables.costs_table(evidence)),
+        "problems": _rows(tables.problems_table(evidence)),
+        "run_ids": _run_ids(evidence),
+        "settings": _rows(tables.settings_table(evidence)),
+        "environment": environment(evidence),
+        "corpus": corpus(evidence),
+        "domain_keys": palette.domain_keys(evidence),
+        "trained": measures.trained_domains(evidence),
+        "arm_keys": palette.arm_keys(evidence),
+        "weight_panels": stacked,
+        "fixed_weights": fixed,
+        "difference_panels": figures.differences(evidence),
+        "curve_panels": figures.curves(evidence),
+        "overhead_panels": figures.overhead(evidence),
+        "account_colors": palette.ACCOUNT_COLORS,
+    }
+
+
+def environment(evidence: Evidence) -> list[tuple[str, list[str]]]:
+    """List what the runs ran on; more than one value of an entry means a mixed ablation."""
+    found: dict[str, list[str]] = {}
+    for header in evidence.run_headers.values():
+        facts = {
+            "parameters": notation.whole(header.get("num_parameters", math.nan)),
+            "tokens per step": notation.whole(header.get("tokens_per_step", math.nan)),
+            **{key.replace("_", " "): header.get(key) for key in _ENVIRONMENT},
+            **(header.get("versions") or {}),
+        }
+        for key, value in facts.items():
+            values = found.setdefault(key, [])
+            if str(value) not in values:
+                values.append(str(value))
+    return list(found.items())
+
+
+def corpus(evidence: Evidence) -> list[dict[str, Any]]:
+    """List each domain's licence, source and sizes as far as the corpus manifest tells them."""
+    path = evidence.out_dir / "corpora" / str(evidence.header.get("corpus_id")) / "manifest.json"
+    try:
+        domains = json.loads(path.read_bytes())["domains"]
+        return [_corpus_row(domain, entry) for domain, entry in domains.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # a report must not depend on a cache that may have been cleared
+
+
+def _corpus_row(domain: str, entry: dict[str, Any]) -> dict[str, Any]:
+    splits = entry.get("splits") or {}
+    licence = entry.get("license") or ""
+    package = [str(entry[key]) for key in ("package", "version") if entry.get(key)]
+    return {
+        "domain": domain,
+        "license": ", ".join(licence) if isinstance(licence, list) else str(licence),
+        "source": " ".join(package) or str(entry.get("kind", "")),
+        "splits": [(split, splits.get(split) or {}) for split in _SPLITS],
+    }
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def _by_domain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Group rows by domain, with a cell for each arm in the order of the frame."""
+    groups = frame.groupby("domain", sort=False)
+    return [{**rows.iloc[0].to_dict(), "cells": _rows(rows)} for _, rows in groups]
+
+
+def _run_ids(evidence: Evidence) -> list[tuple[str, list[tuple[int, list[tuple[str, str]]]]]]:
+    """Nest the runs behind the numbers: arm, then seed, then (role, run id)."""
+    table = tables.run_ids_table(evidence)
+    nested = []
+    for arm, rows in table.groupby("arm", sort=False):
+        seeds = [
+            (int(seed), list(zip(runs["role"], runs["run_id"], strict=True)))
+            for seed, runs in rows.groupby("seed")
+        ]
+        nested.append((str(arm), seeds))
+    return nested
+
+
+def _render_html(context: dict[str, Any]) -> str:
+    panels = [panel for key, value in context.items() if key.endswith("_panels") for panel in value]
+    text = figures.to_json(panels)
+    # In a script element only these could end it or start a comment.
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["write"] = notation
+    page = environment.get_template("report.html.jinja")
+    return page.render(**context, specs=Markup(text), plotly=Markup(figures.library()))
+
+
+def _render_markdown(context: dict[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=False,  # Markdown has its own special characters: every value passes `finalize`
+        finalize=escape_markdown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["write"] = notation
+    environment.filters["verbatim"] = lambda text: Markup("    " + " ".join(str(text).split("\n")))
+    page = environment.get_template("report.md.jinja").render(**context)
+    return re.sub(r"\n{3,}", "\n\n", page)
+
+
+def escape_markdown(value: object) -> str:
+    """Escape a value so that Markdown shows it as it is, on one line and in one table cell."""
+    if isinstance(value, Markup):
+        return value
+    return _MARKDOWN.sub(r"\\\1", " ".join(str(value).split("\n")))
+
+
+def _write(path: Path, text: str) -> None:
+    """Put a file in place whole: a browser or a reader never sees half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,301 @@
+"""Draw the figures of a report as plotly specifications without colors of text, grid or paper.
+
+The page gives those at draw time, so one figure serves light and dark. Each panel is a figure of
+its own in a grid of the page: plotly's subplots keep their columns on a phone, a page does not.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
+
+from reports import measures, notation, palette, tables
+from reports.load import Evidence
+from reports.stats import Paired
+
+_MAX_POINTS = 300  # more than a panel has pixels to show
+
+
+class Panel(NamedTuple):
+    """One drawing: `alt` says in words what it shows, `spec` is plotly's data and layout."""
+
+    id: str
+    title: str
+    alt: str
+    height: int
+    spec: dict[str, Any]
+
+
+def weights(evidence: Evidence) -> tuple[list[Panel], list[tuple[str, str]]]:
+    """Draw the weights of every arm that changed or learned them, and name the fixed ones.
+
+    An arm is fixed if its weights are constant in time, equal over seeds and needed no other run.
+    """
+    panels, fixed = [], []
+    keys = palette.domain_keys(evidence)
+    runs = measures.main_runs(evidence)
+    helped = set(evidence.runs[evidence.runs["role"] != "main"]["arm"])
+    for arm in measures.arms(evidence):
+        ids = runs[runs["arm"] == arm.label]["run_id"]
+        own = evidence.weights[evidence.weights["run_id"].isin(ids)]
+        if own.empty:
+            continue
+        span = own.groupby("domain", observed=True)["weight"].agg(["min", "max"])
+        mean = own.pivot_table(index="tokens", columns="domain", values="weight", observed=True)
+        mean = mean[[d for d in measures.trained_domains(evidence) if d in mean]]
+        if (span["max"] - span["min"]).max() < 1e-9 and arm.label not in helped:
+            parts = [f"{domain} {100 * mean[domain].iloc[0]:.1f}%" for domain in mean]
+            fixed.append((arm.label, ", ".join(parts)))
+        else:
+            panels.append(_stack(arm.label, _thin(mean), len(ids), keys))
+    return panels, fixed
+
+
+def _thin(frame: pd.DataFrame) -> pd.DataFrame:
+    if len(frame) <= _MAX_POINTS:
+        return frame
+    return frame.iloc[np.unique(np.linspace(0, len(frame) - 1, _MAX_POINTS).round().astype(int))]
+
+
+def _stack(arm: str, mean: pd.DataFrame, num_seeds: int, keys: dict[str, palette.Key]) -> Panel:
+    figure = go.Figure()
+    for domain in mean:
+        key = keys[domain]
+        figure.add_scatter(
+            x=mean.index.tolist(),
+            y=(100 * mean[domain]).round(4).tolist(),
+            name=notation.plain(domain),
+            stackgroup="weights",
+            mode="lines",
+            line={"width": 0.5, "color": key.color, "shape": "hv"},
+            fillcolor=key.color,
+            fillpattern={"shape": key.hatch, "fgcolor": "#333333", "size": 6},
+            hovertemplate="%{y:.1f}%",
+        )
+    figure.update_layout(hovermode="x unified")
+    figure.update_yaxes(range=[0, 100], ticksuffix="%", dtick=25)
+    figure.update_xaxes(title_text="training tokens", range=[mean.index[0], mean.index[-1]])
+    start, end = 100 * mean.iloc[0], 100 * mean.iloc[-1]
+    changes = ", ".join(f"{d} {start[d]:.0f}% to {end[d]:.0f}%" for d in mean)
+    seeds = f"mean over {num_seeds} seed{'' if num_seeds == 1 else 's'}"
+    alt = f"Domain weights of {arm}, {seeds}, from start to end: {changes}."
+    return _panel(f"weights-{arm}", arm, alt, figure, 260)
+
+
+def curves(evidence: Evidence) -> list[Panel]:
+    """Draw held-out bits per byte against tokens: paired difference, metrics, and every domain.
+
+    Lines are means over finished seeds, bands run from the lowest to the highest seed. The
+    untrained start is left out where three later points exist, as it would flatten the rest.
+    """
+    wide = _held_out(evidence)
+    if wide.empty:
+        return []
+    targets, trained = evidence.header["targets"], measures.trained_domains(evidence)
+    metrics = {
+        "target": wide[list(targets)]
+        .mul(pd.Series(targets, dtype=float))
+        .sum(axis=1, skipna=False),
+        "mean": wide[trained].mean(axis=1, skipna=False),
+        "worst": wide[trained].max(axis=1, skipna=False),
+    }
+    series = _to_baseline(evidence, metrics[evidence.header["primary"]])
+    series |= {tables.metric_name(evidence, name): values for name, values in metrics.items()}
+    for domain in evidence.header["probe_domains"]:
+        if list(targets) != [domain]:  # a single target is among the metrics already
+            note = "" if domain in trained else " (not trained on)"
+            series[f"{domain}{note}"] = wide[domain]
+    keys = palette.arm_keys(evidence)
+    return [_curve(f"curve-{k}", name, s, keys) for k, (name, s) in enumerate(series.items())]
+
+
+def _to_baseline(evidence: Evidence, values: pd.Series) -> dict[str, pd.Series]:
+    """Return arm - baseline, paired by seed, along training: what the seeds share is gone."""
+    baseline = evidence.header["baseline"]
+    if baseline not in values.index.get_level_values("arm"):
+        return {}
+    pairs = values.index.droplevel("arm")
+    difference = values - values[baseline].reindex(pairs).to_numpy()
+    name = tables.metric_name(evidence, evidence.header["primary"])
+    return {f"{name}, paired difference to {baseline}": difference.dropna()}
+
+
+def _held_out(evidence: Evidence) -> pd.DataFrame:
+    """Return held-out bits per byte: a row for each arm, seed and tokens, a column per domain."""
+    evals = evidence.evals[evidence.evals["split"] == "heldout"]
+    evals = evals.astype({"run_id": object, "domain": object})
+    rows = measures.main_runs(evidence)[["arm", "seed", "run_id"]].merge(evals, on="run_id")
+    if rows["step"].nunique() > 3:
+        rows = rows[rows["step"] > 0]
+    wide = rows.pivot_table(
+        index=["arm", "seed", "tokens"], columns="domain", values="bits_per_byte"
+    )
+    return wide.reindex(columns=evidence.header["probe_domains"])
+
+
+def _curve(identity: str, title: str, series: pd.Series, keys: dict[str, palette.Key]) -> Panel:
+    figure = go.Figure()
+    ends = []
+    for arm, key in keys.items():
+        if arm not in series.index.get_level_values("arm"):
+            continue
+        table = series[arm].groupby("tokens").agg(["mean", "min", "max"])
+        x = table.index.tolist()
+        dash = key.dash.replace(" ", "px,") + "px" if key.dash else "solid"
+        outline = [*table["max"], *table["min"][::-1]]
+        figure.add_scatter(
+            x=[*x, *x[::-1]],
+            y=np.round(outline, 5).tolist(),
+            mode="lines",
+            fill="toself",
+            fillcolor=palette.translucent(key.color),
+            line={"width": 0},
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            x=x,
+            y=table["mean"].round(5).tolist(),
+            name=notation.plain(arm),
+            mode="lines+markers",
+            marker={"size": 5},
+            line={"color": key.color, "width": 2, "dash": dash},
+            hovertemplate="%{y:.3f}",
+        )
+        ends.append(f"{arm} {table['mean'].iloc[-1]:.3f}")
+    figure.update_layout(hovermode="x unified")
+    figure.update_xaxes(title_text="training tokens")
+    figure.update_yaxes(tickformat=".2f", nticks=6)
+    alt = f"Held-out bits per byte against training tokens, {title}. At the end: {', '.join(ends)}."
+    return _panel(identity, title, alt, figure, 250)
+
+
+def differences(evidence: Evidence) -> list[Panel]:
+    """Draw the paired difference of each arm with its 95 % t interval, and every seed as a dot."""
+    figure = go.Figure()
+    keys, judged = palette.arm_keys(evidence), measures.judge(evidence)
+    words = []
+    for arm, (pair, verdict) in judged.items():
+        if pair is None:
+            continue
+        is_control = verdict.word == "control"
+        _difference_row(figure, notation.plain(arm), keys[arm].color, pair, is_control)
+        spread = notation.interval(pair.low, pair.high)
+        words.append(f"{arm} {notation.signed(pair.mean)} {spread}, {verdict.word}")
+    if not words:
+        return []
+    _name_rows(figure, [arm for arm, (pair, _) in judged.items() if pair])
+    figure.update_xaxes(title_text="← better      worse →", zeroline=True, tickformat="+.2f")
+    alt = f"Paired differences to {evidence.header['baseline']}: {'; '.join(words)}."
+    return [_panel("differences", "", alt, figure, 90 + 46 * len(words))]
+
+
+def _difference_row(
+    figure: go.Figure, name: str, color: str, pair: Paired, is_control: bool
+) -> None:
+    """Draw one arm: a tick for each seed, then the mean with its interval if it has one."""
+    figure.add_scatter(
+        x=[round(value, 6) for value in pair.differences.values()],
+        y=[name] * pair.num_pairs,
+        text=[f"seed {seed}" for seed in pair.differences],
+        mode="markers",
+        marker={"symbol": "line-ns-open", "size": 11, "color": color, "line": {"width": 1.5}},
+        opacity=0.55,
+        hovertemplate="%{text}: %{x:+.3f}<extra></extra>",
+    )
+    symbol = "diamond-open" if is_control else "circle"
+    outline = {"width": 2, "color": color}
+    figure.add_scatter(
+        x=[round(pair.mean, 6)],
+        y=[name],
+        mode="markers",
+        marker={"symbol": symbol, "size": 11, "color": color, "line": outline},
+        hovertemplate=f"mean %{{x:+.3f}} {notation.interval(pair.low, pair.high)}<extra></extra>",
+        error_x={
+            "type": "data",
+            "visible": pair.num_pairs > 1,
+            "array": [pair.high - pair.mean if pair.num_pairs > 1 else 0],
+            "color": color,
+            "thickness": 2.5,
+            "width": 6,
+        },
+    )
+
+
+def overhead(evidence: Evidence) -> list[Panel]:
+    """Draw what an arm cost by account: seconds and FLOPs, mean over its finished seeds."""
+    table = tables.costs_table(evidence)
+    table = table[table["num_seeds"] > 0]
+    panels = []
+    accounts = {"training": "train", "mixer": "mixer", "auxiliary runs": "auxiliary"}
+    for unit, title, write in (
+        ("seconds", "Seconds", notation.seconds),
+        ("flops", "FLOPs", notation.quantity),
+    ):
+        if table.empty:
+            break
+        figure = go.Figure()
+        for label, account in accounts.items():
+            values = table[f"{account}_{unit}"]
+            figure.add_bar(
+                x=values.tolist(),
+                y=[notation.plain(arm) for arm in table["arm"]],
+                name=label,
+                orientation="h",
+                marker={"color": palette.ACCOUNT_COLORS[label], "line": {"width": 0}},
+                hovertemplate=f"{label} %{{x:.3s}}<extra></extra>",
+            )
+        figure.update_layout(barmode="stack", bargap=0.4)
+        _name_rows(figure, list(table["arm"]))
+        figure.update_xaxes(tickformat="~s", rangemode="tozero", nticks=5, tickangle=0)
+        parts = [
+            f"{row.arm} {write(getattr(row, f'train_{unit}'))} training and "
+            f"{write(getattr(row, f'overhead_{unit}'))} overhead"
+            for row in table.itertuples()
+        ]
+        alt = f"{title} per run, mean over seeds: {'; '.join(parts)}."
+        panels.append(_panel(f"overhead-{unit}", title, alt, figure, 80 + 40 * len(table)))
+    return panels
+
+
+def _name_rows(figure: go.Figure, arms: list[str]) -> None:
+    """Put the arms on the y axis from the top down, with labels that leave a phone some room."""
+    figure.update_yaxes(
+        autorange="reversed",
+        type="category",
+        showgrid=False,
+        tickmode="array",
+        tickvals=[notation.plain(arm) for arm in arms],
+        ticktext=[notation.plain(notation.short(arm)) for arm in arms],
+    )
+
+
+def _panel(identity: str, title: str, alt: str, figure: go.Figure, height: int) -> Panel:
+    figure.update_layout(
+        template="none",
+        showlegend=False,
+        dragmode=False,  # a finger on a figure must scroll the page
+        margin={"l": 8, "r": 12, "t": 8, "b": 8},
+        height=height,
+    )
+    figure.update_xaxes(automargin=True, fixedrange=True)
+    figure.update_yaxes(automargin=True, fixedrange=True)
+    spec = figure.to_plotly_json()
+    del spec["layout"]["template"]
+    return Panel(identity, title, alt, height, spec)
+
+
+def to_json(panels: list[Panel]) -> str:
+    """Return the specifications of panels by id."""
+    specs = {panel.id: panel.spec for panel in panels}
+    return json.dumps(specs, cls=PlotlyJSONEncoder, sort_keys=True)
+
+
+def library() -> str:
+    """Return plotly.js, to be put into a page once."""
+    return str(get_plotlyjs())

@@ -1,0 +1,169 @@
+"""Say in sentences what an ablation shows, computed from its numbers and never more than they hold.
+
+A reader takes the first lines home, so they name what is proven, what is only measured, and where a
+fixed mixture that cost nothing does as well as a method. Comparisons with controls carry their
+interval and the word descriptive: they are outside the family that is tested.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from reports import measures, notation, tables
+from reports.load import Evidence
+from reports.stats import Paired, paired_difference
+
+_MAX_NAMED = 4  # more differences than a sentence holds are left to the table
+
+
+class Statement(NamedTuple):
+    """A sentence; `kind` is proven, measured or warning."""
+
+    kind: str
+    text: str
+
+
+def headline(evidence: Evidence) -> list[Statement]:
+    """Return what a reader should know first, the most important sentence first."""
+    frame = tables.arms_table(evidence)
+    if not frame["num_seeds"].any():
+        return [
+            Statement("warning", "No run has finished, so nothing can be said yet."),
+            *_problems(evidence),
+        ]
+    return [
+        *_lowest(evidence, frame),
+        *_methods(evidence, frame),
+        *_free_mixtures(evidence),
+        *_overheads(frame),
+        *_problems(evidence),
+    ]
+
+
+def _lowest(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
+    """Name the arm with the lowest primary metric, ranked by paired differences.
+
+    Means of different sets of seeds do not rank; differences to one baseline do.
+    """
+    baseline = evidence.header["baseline"]
+    ranked = frame[(frame["num_pairs"] > 0) | (frame["role"] == "baseline")].fillna(
+        {"difference": 0.0}
+    )
+    if ranked["num_seeds"].max() == 0 or len(ranked) < 2:
+        return [Statement("warning", f"No arm shares a finished seed with {baseline} yet.")]
+    best = ranked.loc[ranked["difference"].idxmin()]
+    primary = evidence.header["primary"]
+    text = (
+        f"{best['arm']} has the lowest {tables.metric_name(evidence, primary)}: "
+        f"{notation.bits(best[primary])} held-out bits per byte, mean of {_seeds(best)}."
+    )
+    notes = {
+        "baseline": "It is the baseline: no arm is below it.",
+        "control": "It is a control: descriptive, not tested.",
+        "method": f"Against {baseline}: {best['verdict']}.",
+    }
+    return [Statement("measured", f"{text} {notes[best['role']]}")]
+
+
+def _seeds(row: pd.Series) -> str:
+    return f"{row['num_seeds']} seed{'' if row['num_seeds'] == 1 else 's'}"
+
+
+def _methods(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
+    baseline = evidence.header["baseline"]
+    statements = []
+    methods = frame[frame["role"] == "method"]
+    for row in methods[~methods["verdict"].str.startswith("no verdict")].to_dict("records"):
+        words = {
+            "better": f"{row['arm']} is better than {baseline}",
+            "worse": f"{row['arm']} is worse than {baseline}",
+            "undecided": f"Whether {row['arm']} differs from {baseline} is undecided",
+        }
+        kind = "measured" if row["verdict"] == "undecided" else "proven"
+        text = f"{words[row['verdict']]}: {_measured(row)} bits per byte. {row['reason']}."
+        statements.append(Statement(kind, text))
+    withheld = methods[methods["verdict"].str.startswith("no verdict")]
+    for reason, rows in withheld.groupby("reason", sort=False):
+        measured = [f"{r['arm']} {_measured(r)}" for r in rows.to_dict("records") if r["num_pairs"]]
+        text = f"No verdict on {notation.listed(list(rows['arm']))}: {reason}."
+        if 0 < len(measured) <= _MAX_NAMED:
+            text += f" Measured against {baseline}, unproven: {'; '.join(measured)}."
+        statements.append(Statement("warning", text))
+    return statements
+
+
+def _measured(row: dict[str, float]) -> str:
+    words = f"{notation.signed(row['difference'])} {notation.interval(row['low'], row['high'])}"
+    return words.strip()
+
+
+def _free_mixtures(evidence: Evidence) -> list[Statement]:
+    """Set each method beside the best mixture that nobody had to compute."""
+    values = measures.by_seed(evidence, evidence.header["primary"])
+    declared = measures.arms(evidence)
+    found: dict[tuple[str, str], list[str]] = {}
+    for method in declared:
+        if method.role != "method" or method.is_free:
+            continue
+        pairs = {
+            free.label: paired_difference(values[free.label], values[method.label])
+            for free in declared
+            if free.is_free and set(values[free.label]) & set(values[method.label])
+        }
+        best = min(pairs, key=lambda label: pairs[label].mean, default=None)
+        # Against the baseline there is a verdict, which says more.
+        if best is not None and best != evidence.header["baseline"]:
+            found.setdefault((best, _outcome(pairs[best])), []).append(
+                f"{method.label} ({_numbers(pairs[best])})"
+            )
+    return [_beside(free, outcome, texts) for (free, outcome), texts in found.items()]
+
+
+def _outcome(pair: Paired) -> str:
+    """Return what free - method shows; an interval that holds zero, or is none, is no winner."""
+    return "beats" if pair.high < 0 else "is beaten" if pair.low > 0 else "not told apart"
+
+
+def _numbers(pair: Paired) -> str:
+    lower = sum(value < 0 for value in pair.differences.values())
+    words = f"{notation.signed(pair.mean)} {notation.interval(pair.low, pair.high)}".strip()
+    return f"{words}, lower on {lower} of {pair.num_pairs} seeds"
+
+
+def _beside(free: str, outcome: str, methods: list[str]) -> Statement:
+    names = notation.listed(methods)
+    if outcome == "beats":
+        text = f"The static mixture {free}, which nobody had to compute, beats {names}"
+        return Statement("warning", f"{text}. Descriptive, not tested.")
+    if outcome == "is beaten":
+        text = f"{free}, the best static mixture here that nobody had to compute, is above {names}"
+        return Statement("measured", f"{text}. Descriptive, not tested.")
+    text = f"The static mixture {free}, which nobody had to compute, is not told apart from {names}"
+    return Statement("warning", f"{text}. Descriptive, not tested.")
+
+
+def _overheads(frame: pd.DataFrame) -> list[Statement]:
+    costly = frame[frame["overhead_flops_percent"] > 0]
+    if costly.empty:
+        return []
+    parts = [
+        f"{row['arm']} {notation.percent(row['overhead_flops_percent'])} of its training FLOPs "
+        f"and {notation.percent(row['overhead_seconds_percent'])} of its seconds"
+        for row in costly.to_dict("records")
+    ]
+    text = f"Beyond training: {'; '.join(parts)}."
+    return [
+        Statement("measured", f"{text} Arms are compared at equal training tokens, not equal cost.")
+    ]
+
+
+def _problems(evidence: Evidence) -> list[Statement]:
+    main = evidence.runs[evidence.runs["role"] == "main"]
+    lost = int((main["status"] != "finished").sum())
+    if not lost:
+        return []
+    verb = "is" if lost == 1 else "are"
+    text = f"{lost} of {len(main)} main runs {verb} not in these numbers; the reasons are below."
+    return [Statement("warning", text)]

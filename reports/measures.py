@@ -1,0 +1,200 @@
+"""Turn records into the numbers that a report prints: final losses, metrics, costs and verdicts.
+
+Only main runs that finished with a complete final evaluation enter. Auxiliary runs enter as cost
+alone, and in full whether they were trained now or found in the cache: what a method needs does not
+depend on what ran before it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pandas as pd
+
+from reports.load import Evidence
+from reports.stats import (
+    ALPHA,
+    Paired,
+    Verdict,
+    paired_difference,
+    smallest_p,
+    verdicts,
+    why_no_verdict,
+)
+
+METRICS = ("target", "mean", "worst")
+UNFINISHED = ("pending", "running", "interrupted", "missing")
+_KEYS = ["arm", "method", "seed", "split", "domain"]
+
+
+class Arm(NamedTuple):
+    """An arm as declared; `role` is baseline, method or control."""
+
+    label: str
+    method: str
+    role: str
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its weights cost nobody anything: a fixed mixture that was written down.
+
+        Zero overhead alone would not do: a replay bills nothing, yet another arm paid for it.
+        """
+        return self.method == "static"
+
+
+class Judged(NamedTuple):
+    """An arm beside the baseline; `paired` is None where no seed has finished in both."""
+
+    paired: Paired | None
+    verdict: Verdict
+
+
+def arms(evidence: Evidence) -> list[Arm]:
+    """List the declared arms: the baseline, then methods, then controls, each in spec order."""
+    baseline = evidence.header["baseline"]
+    order = {"baseline": 0, "method": 1, "control": 2}
+    found = []
+    for label, entry in evidence.header["arms"].items():
+        role = "control" if entry.get("control") else "method"
+        found.append(Arm(label, entry["method"], "baseline" if label == baseline else role))
+    return sorted(found, key=lambda arm: order[arm.role])
+
+
+def trained_domains(evidence: Evidence) -> list[str]:
+    """Name the domains that runs train on, in spec order."""
+    return list(evidence.header["domains"])
+
+
+def main_runs(evidence: Evidence) -> pd.DataFrame:
+    """Return the main runs whose numbers may be used."""
+    runs = evidence.runs
+    return runs[(runs["role"] == "main") & (runs["status"] == "finished")]
+
+
+def final_evals(evidence: Evidence) -> pd.DataFrame:
+    """Return the last evaluation of every finished main run: a row per arm, seed, split, domain."""
+    evals = evidence.evals
+    last = evals.groupby("run_id", observed=True)["step"].transform("max")
+    at_end = evals[evals["step"] == last].astype({"run_id": object, "domain": object})
+    rows = main_runs(evidence).merge(at_end, on="run_id", how="inner")
+    return rows[[*_KEYS, "nats_per_token", "bits_per_byte", "run_id"]].reset_index(drop=True)
+
+
+def metrics(evidence: Evidence) -> pd.DataFrame:
+    """Return target, mean and worst in held-out bits per byte for each finished arm and seed.
+
+    target = sum of target weight x domain; mean and worst are over the domains trained on.
+    """
+    final = final_evals(evidence)
+    final = final[final["split"] == "heldout"]
+    wide = final.pivot(index=["arm", "seed"], columns="domain", values="bits_per_byte")
+    targets = evidence.header["targets"]
+    trained = wide.reindex(columns=trained_domains(evidence))
+    target = wide.reindex(columns=list(targets)).mul(pd.Series(targets, dtype=float))
+    values = {
+        "target": target.sum(axis=1, skipna=False),
+        "mean": trained.mean(axis=1, skipna=False),
+        "worst": trained.max(axis=1, skipna=False),
+    }
+    return pd.DataFrame(values).reset_index()
+
+
+def by_seed(evidence: Evidence, metric: str) -> dict[str, dict[int, float]]:
+    """Return arm -> seed -> one metric in held-out bits per byte."""
+    table = metrics(evidence)
+    values: dict[str, dict[int, float]] = {arm.label: {} for arm in arms(evidence)}
+    for arm, seed, value in zip(table["arm"], table["seed"], table[metric], strict=True):
+        values[arm][int(seed)] = float(value)
+    return values
+
+
+def costs(evidence: Evidence) -> pd.DataFrame:
+    """Return what each finished arm and seed cost, in seconds and FLOPs.
+
+    overhead = mixer account of the main run + (train + mixer) of every auxiliary run. It is NaN
+    where an auxiliary run has no account, because a part of a bill would look like the whole.
+    """
+    main = main_runs(evidence)
+    auxiliary = evidence.runs[evidence.runs["role"] != "main"]
+    table = main[["arm", "method", "seed", "run_id"]].copy()
+    for unit in ("seconds", "flops"):
+        bill = auxiliary[["arm", "seed"]].assign(
+            auxiliary=auxiliary[f"train_{unit}"] + auxiliary[f"mixer_{unit}"].fillna(0.0)
+        )
+        summed = bill.groupby(["arm", "seed"])["auxiliary"].agg(lambda s: s.sum(skipna=False))
+        keys = pd.MultiIndex.from_frame(main[["arm", "seed"]])
+        has_bill = keys.isin(summed.index)
+        billed = summed.reindex(keys).to_numpy(dtype=float, na_value=math.nan)
+        table[f"train_{unit}"] = main[f"train_{unit}"]
+        table[f"mixer_{unit}"] = main[f"mixer_{unit}"].fillna(0.0)
+        table[f"auxiliary_{unit}"] = [
+            float(b) if has else 0.0 for b, has in zip(billed, has_bill, strict=True)
+        ]
+        table[f"overhead_{unit}"] = table[f"mixer_{unit}"] + table[f"auxiliary_{unit}"]
+        table[f"eval_{unit}"] = main[f"eval_{unit}"]
+        table[f"save_{unit}"] = main[f"save_{unit}"]
+    table["train_tokens"] = main["train_tokens"]
+    table["peak_bytes"] = main[["train_peak_bytes", "mixer_peak_bytes"]].max(axis=1)
+    return table.reset_index(drop=True)
+
+
+def judge(evidence: Evidence) -> dict[str, Judged]:
+    """Compare every arm but the baseline with it on the primary metric, and judge the methods."""
+    values = by_seed(evidence, evidence.header["primary"])
+    baseline = values[evidence.header["baseline"]]
+    others = [arm for arm in arms(evidence) if arm.role != "baseline"]
+    paired = {
+        arm.label: paired_difference(values[arm.label], baseline)
+        for arm in others
+        if set(values[arm.label]) & set(baseline)
+    }
+    family = [arm.label for arm in others if arm.role == "method"]
+    words = _wait(evidence, family) or verdicts(family, paired)
+    descriptive = Verdict("control", math.nan, "descriptive: outside the family of methods")
+    return {
+        arm.label: Judged(
+            paired.get(arm.label),
+            _with_caveat(evidence, arm.label, words[arm.label])
+            if arm.label in words
+            else descriptive,
+        )
+        for arm in others
+    }
+
+
+def _wait(evidence: Evidence, family: list[str]) -> dict[str, Verdict] | None:
+    """Withhold every verdict while a run of the family is still to come.
+
+    A word that changes while runs come in invites stopping at the one that is liked.
+    """
+    waiting = _seeds(evidence, [evidence.header["baseline"], *family], UNFINISHED)
+    if not waiting:
+        return None
+    declared = len(evidence.header["seeds"])
+    if smallest_p(declared) * max(len(family), 1) > ALPHA:
+        verdict = Verdict("no verdict", math.nan, why_no_verdict(declared, len(family)))
+    else:
+        verdict = Verdict("no verdict yet", math.nan, f"still to finish: {waiting}")
+    return dict.fromkeys(family, verdict)
+
+
+def _with_caveat(evidence: Evidence, arm: str, verdict: Verdict) -> Verdict:
+    lost = _seeds(evidence, [evidence.header["baseline"], arm], ("failed", "damaged"))
+    if not lost:
+        return verdict
+    note = f"; left out because not usable: {lost} (losing the worst runs can flatter an arm)"
+    return verdict._replace(reason=verdict.reason + note)
+
+
+def _seeds(evidence: Evidence, labels: list[str], states: tuple[str, ...]) -> str:
+    """Name the main runs of these arms that are in one of these states, or return ''."""
+    runs = evidence.runs
+    wanted = runs[(runs["role"] == "main") & runs["status"].isin(states)]
+    named = []
+    for label in dict.fromkeys(labels):
+        seeds = [str(seed) for seed in wanted[wanted["arm"] == label]["seed"]]
+        if seeds:
+            named.append(f"{label} seed {', '.join(seeds)}")
+    return "; ".join(named)

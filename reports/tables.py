@@ -1,0 +1,217 @@
+"""Build the tables of a report as pandas frames of plain numbers, and one for the terminal.
+
+Frames hold numbers and words, never markup: HTML, Markdown and the terminal write them differently.
+Losses are means over the finished seeds of an arm; differences are paired by seed, arm - baseline.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from reports import measures, notation
+from reports.load import Evidence
+
+_STYLES = {"better": "bold green", "worse": "bold red", "undecided": "yellow"}
+RESULTS_COLUMNS = [
+    "arm",
+    "method",
+    "seed",
+    "split",
+    "domain",
+    "nats_per_token",
+    "bits_per_byte",
+    "train_tokens",
+    "train_seconds",
+    "overhead_seconds",
+    "train_flops",
+    "overhead_flops",
+    "run_id",
+]
+
+
+def arms_table(evidence: Evidence) -> pd.DataFrame:
+    """Return one row per arm: metrics in bits per byte, difference, overhead and verdict."""
+    values = measures.metrics(evidence)
+    bills = measures.costs(evidence)
+    judged = measures.judge(evidence)
+    rows = []
+    for arm in measures.arms(evidence):
+        own, bill = values[values["arm"] == arm.label], bills[bills["arm"] == arm.label]
+        row: dict[str, Any] = {"arm": arm.label, "method": arm.method, "role": arm.role}
+        row["num_seeds"] = len(own)
+        row["declared_seeds"] = len(evidence.header["seeds"])
+        row |= {metric: own[metric].mean() for metric in measures.METRICS}
+        row |= _comparison(judged.get(arm.label))
+        for unit in ("seconds", "flops"):
+            overhead = bill[f"overhead_{unit}"].sum(skipna=False)
+            row[f"overhead_{unit}_percent"] = _percent(overhead, bill[f"train_{unit}"].sum())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _percent(part: float, whole: float) -> float:
+    return 100 * part / whole if whole > 0 else math.nan
+
+
+def _comparison(judged: measures.Judged | None) -> dict[str, Any]:
+    pair = judged.paired if judged else None
+    return {
+        "difference": pair.mean if pair else math.nan,
+        "sd": pair.sd if pair else math.nan,
+        "low": pair.low if pair else math.nan,
+        "high": pair.high if pair else math.nan,
+        "num_pairs": pair.num_pairs if pair else 0,
+        "p": pair.p if pair else math.nan,
+        "smallest_p": pair.smallest_p if pair else math.nan,
+        "corrected_p": judged.verdict.corrected_p if judged else math.nan,
+        "verdict": judged.verdict.word if judged else "baseline",
+        "reason": judged.verdict.reason if judged else "every other arm is compared with this one",
+    }
+
+
+def domains_table(evidence: Evidence) -> pd.DataFrame:
+    """Return one row per domain and arm: held-out bits per byte and nats per token.
+
+    Every evaluated domain is in it; `trained` is False for those that no batch was drawn from.
+    """
+    final = measures.final_evals(evidence)
+    final = final[final["split"] == "heldout"]
+    both = final.groupby(["domain", "arm"])[["bits_per_byte", "nats_per_token"]].mean()
+    domains = evidence.header["probe_domains"]
+    labels = [arm.label for arm in measures.arms(evidence)]
+    grid = pd.MultiIndex.from_product([domains, labels], names=["domain", "arm"])
+    table = both.reindex(grid).reset_index()
+    table["trained"] = table["domain"].isin(measures.trained_domains(evidence))
+    table["target_weight"] = table["domain"].map(evidence.header["targets"]).fillna(0.0)
+    return table
+
+
+def costs_table(evidence: Evidence) -> pd.DataFrame:
+    """Return one row per arm: mean over seeds of each account, and the highest peak memory."""
+    bills = measures.costs(evidence)
+    rows = []
+    for arm in measures.arms(evidence):
+        bill = bills[bills["arm"] == arm.label]
+        row: dict[str, Any] = {"arm": arm.label, "num_seeds": len(bill)}
+        for account in ("train", "mixer", "auxiliary", "overhead", "eval", "save"):
+            for unit in ("seconds", "flops"):
+                row[f"{account}_{unit}"] = bill[f"{account}_{unit}"].mean(skipna=False)
+        row["train_tokens"] = bill["train_tokens"].mean()
+        row["peak_bytes"] = bill["peak_bytes"].max()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def repetitions_table(evidence: Evidence) -> pd.DataFrame:
+    """Return passes over each trained domain's rows, by arm: mean and highest over seeds."""
+    rows = []
+    for run in measures.main_runs(evidence).itertuples():
+        repetitions = evidence.run_headers[run.run_id].get("repetitions") or {}
+        rows += [(domain, run.arm, passes) for domain, passes in repetitions.items()]
+    long = pd.DataFrame(rows, columns=["domain", "arm", "passes"]).astype({"passes": float})
+    table = long.groupby(["domain", "arm"])["passes"].agg(["mean", "max"])
+    labels = [arm.label for arm in measures.arms(evidence)]
+    grid = pd.MultiIndex.from_product([measures.trained_domains(evidence), labels])
+    return table.reindex(grid.set_names(["domain", "arm"])).reset_index()
+
+
+def problems_table(evidence: Evidence) -> pd.DataFrame:
+    """Return every run that is not finished, with its reason; auxiliary runs too."""
+    runs = evidence.runs
+    problems = runs[runs["status"] != "finished"]
+    columns = ["arm", "seed", "role", "status", "reason", "run_id"]
+    return problems[columns].reset_index(drop=True)
+
+
+def run_ids_table(evidence: Evidence) -> pd.DataFrame:
+    """Return every run behind the numbers: finished main runs and the auxiliary ones billed."""
+    used = measures.main_runs(evidence)[["arm", "seed"]]
+    return evidence.runs.merge(used, on=["arm", "seed"])[["arm", "seed", "role", "run_id"]]
+
+
+def results_table(evidence: Evidence) -> pd.DataFrame:
+    """Return the final evaluations with their costs: what results.csv holds."""
+    final = measures.final_evals(evidence)
+    bills = measures.costs(evidence).drop(columns=["method", "run_id"])
+    return final.merge(bills, on=["arm", "seed"])[RESULTS_COLUMNS]
+
+
+def settings_table(evidence: Evidence) -> pd.DataFrame:
+    """Return each arm's method and settings, as the spec resolved them."""
+    entries = evidence.header["arms"]
+    rows = [
+        (arm.label, arm.method, arm.role, json.dumps(entries[arm.label].get("settings") or {}))
+        for arm in measures.arms(evidence)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "method", "role", "settings"])
+
+
+def metric_name(evidence: Evidence, metric: str) -> str:
+    """Name a metric in words, with the domains of the target."""
+    if metric != "target":
+        return {"mean": "mean over domains", "worst": "worst domain"}[metric]
+    weights = evidence.header["targets"]
+    if len(weights) == 1:
+        return f"target ({next(iter(weights))})"
+    return f"target ({' + '.join(f'{weight:.2g} {name}' for name, weight in weights.items())})"
+
+
+def terminal_table(evidence: Evidence) -> Table:
+    """Return the arms table for a terminal of 100 columns."""
+    frame = arms_table(evidence)
+    primary = evidence.header["primary"]
+    table = Table(
+        title=f"{escape(evidence.name)}: held-out bits per byte, lower is better",
+        caption=escape(_caption(evidence, frame)),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+    )
+    table.add_column("arm", overflow="fold", max_width=20)
+    table.add_column("seeds", justify="right")
+    for metric in measures.METRICS:
+        table.add_column(metric + ("*" if metric == primary else ""), justify="right")
+    table.add_column("difference* [95 % interval]", justify="right", no_wrap=True)
+    table.add_column("overhead", justify="right")
+    table.add_column("verdict", no_wrap=True)
+    lowest = {metric: np.nanmin([*frame[metric], math.inf]) for metric in measures.METRICS}
+    for row in frame.to_dict("records"):
+        cells = [notation.bits(row[metric]) for metric in measures.METRICS]
+        bold = [row[metric] == lowest[metric] for metric in measures.METRICS]
+        difference = notation.signed(row["difference"]) if row["num_pairs"] else ""
+        table.add_row(
+            escape(row["arm"]),
+            f"{row['num_seeds']}/{row['declared_seeds']}",
+            *(f"[bold]{cell}[/]" if best else cell for cell, best in zip(cells, bold, strict=True)),
+            f"{difference} {notation.interval(row['low'], row['high'])}".strip(),
+            notation.percent(row["overhead_seconds_percent"]),
+            f"[{_STYLES.get(row['verdict'], 'none')}]{row['verdict']}[/]",
+            style="dim" if row["role"] == "control" else None,
+        )
+    return table
+
+
+def _caption(evidence: Evidence, frame: pd.DataFrame) -> str:
+    """Explain the signs and, once, why there is no verdict."""
+    header = evidence.header
+    lines = [
+        f"* primary: {metric_name(evidence, header['primary'])}. Difference = arm - "
+        f"{header['baseline']}, paired by seed: negative is better.",
+        "Overhead: seconds beyond training, auxiliary runs included, in % of training.",
+    ]
+    methods = frame[frame["role"] == "method"]
+    withheld = methods[methods["verdict"].str.startswith("no verdict")]
+    for reason, rows in withheld.groupby("reason", sort=False):
+        lines.append(f"No verdict for {notation.listed(list(rows['arm']))}: {reason}.")
+    if (frame["role"] == "control").any():
+        lines.append("Controls are descriptive: they are outside the family that is tested.")
+    return "\n".join(lines)

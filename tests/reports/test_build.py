@@ -1,0 +1,222 @@
+"""The files of a report: whole, self-contained, escaped, accessible, and drawn by a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reports import figures, palette
+from reports.build import build, contents, escape_markdown
+from reports.load import load
+from tests.reports.synthetic import TRAINED, UNTRAINED, edit, write_out
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """What a page is made of: tags with attributes, and its text outside scripts and styles."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def named(self, *names: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+@pytest.fixture(scope="module")
+def page(lossy: Path) -> Page:
+    return Page(build(lossy).html)
+
+
+def test_the_three_files_are_written_whole_and_the_same_records_give_the_same_bytes(
+    eight: Path,
+) -> None:
+    paths = build(eight)
+    first = [path.read_bytes() for path in paths]
+
+    assert sorted(p.name for p in (eight / "report").iterdir()) == [
+        "report.html",
+        "report.md",
+        "results.csv",
+    ]
+    assert [path.read_bytes() for path in build(eight)] == first
+
+
+def test_the_csv_can_be_read_back(eight: Path) -> None:
+    table = pd.read_csv(build(eight).csv, dtype={"run_id": str})
+
+    assert table["run_id"].str.fullmatch("[0-9a-f]{16}").all()
+    assert set(table["domain"]) == {*TRAINED, UNTRAINED}
+
+
+def test_the_page_loads_nothing(page: Page) -> None:
+    assert not [a for a in page.named("script", "img", "iframe") if a.get("src")]
+    assert not page.named("link")
+    policy = next(a["content"] for a in page.named("meta") if a.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_what_users_wrote_is_shown_and_never_markup(page: Page, lossy: Path) -> None:
+    markdown = build(lossy).markdown.read_text()
+
+    assert "<script>alert(1)</script> | `loss` is nan" in page.text
+    assert not re.search(r"(?<!\\)<script", markdown)
+    assert r"\<script\>alert(1)\</script\> \| \`loss\` is nan" in markdown
+    assert escape_markdown("a\nb") == "a b"
+
+
+def test_hostile_names_cannot_leave_the_script_element(tmp_path: Path) -> None:
+    evil = "</script><b>x"
+    write_out(tmp_path, num_seeds=2)
+    for path in [*tmp_path.glob("runs/*/*.json*"), *tmp_path.glob("ablations/*.json")]:
+        path.write_text(path.read_text().replace('"docs"', json.dumps(evil)))
+
+    page = Page(build(tmp_path).html)
+
+    assert not page.named("b")
+    assert len(page.named("script")) == 3
+    assert evil in page.text
+
+
+def test_the_page_is_made_for_every_reader(page: Page) -> None:
+    assert page.named("html")[0]["lang"] == "en"
+    assert [tag for tag, _ in page.tags if tag in ("h1", "h2")][:2] == ["h1", "h2"]
+    assert all(a.get("scope") in ("col", "row") for a in page.named("th"))
+    plots = [a for a in page.named("div") if a.get("data-panel")]
+    assert len(plots) >= 12
+    assert all(a["role"] == "img" and len(a["aria-label"] or "") > 40 for a in plots)
+    identities = [a["id"] for _, a in page.tags if a.get("id")]
+    assert len(identities) == len(set(identities))
+
+
+def test_the_page_tells_what_a_doubter_asks(page: Page) -> None:
+    for text in (
+        "steelyard run sweeps/demo.toml",
+        "How each verdict came about",
+        "Run ids behind these numbers",
+        "(reference)",
+        "not trained on",
+        "BSD-3-Clause",
+        "example-code 1.14.0",
+        "torch",
+        "interrupted",
+    ):
+        assert text in page.text
+
+
+def test_every_drawn_panel_has_its_specification(lossy: Path) -> None:
+    html = build(lossy).html.read_text()
+    specs = json.loads(re.search(r'id="specs">(.*?)</script>', html)[1])  # type: ignore[index]
+
+    assert set(specs) == set(re.findall(r'data-panel="([^"]+)"', html))
+
+
+def test_a_domain_has_one_color_in_every_figure(eight: Path) -> None:
+    evidence = load(eight)
+    keys = palette.domain_keys(evidence)
+    panels, fixed = figures.weights(evidence)
+
+    assert [panel.title for panel in panels] == ["influence", "doremi"]
+    assert [arm for arm, _ in fixed] == ["uniform", "half"]
+    for panel in panels:
+        colors = {trace["name"]: trace["fillcolor"] for trace in panel.spec["data"]}
+        assert colors == {domain: keys[domain].color for domain in TRAINED}
+
+
+def test_many_domains_and_arms_stay_apart(eight: Path) -> None:
+    evidence = load(eight)
+    evidence.header["probe_domains"] = [f"d{k}" for k in range(30)]
+
+    keys = palette.domain_keys(evidence).values()
+
+    assert len({(key.color, key.hatch) for key in keys}) == 30
+
+
+def test_other_ablations_of_the_folder_are_named(tmp_path: Path) -> None:
+    write_out(tmp_path, num_seeds=1, name="first", updated="2026-11-01T00:00:00Z")
+    write_out(tmp_path, num_seeds=1, name="second", updated="2026-11-03T00:00:00Z")
+
+    assert "also holds another ablation: first" in Page(build(tmp_path).html).text
+    assert "also holds another ablation: second" in Page(build(tmp_path, "first").html).text
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "failed"])
+def test_a_report_of_nothing_finished_is_a_report(tmp_path: Path, state: str) -> None:
+    arms = ("uniform", "influence", "doremi", "half")
+    broken = {(arm, seed): (state, None) for arm in arms for seed in range(2)}
+    write_out(tmp_path, num_seeds=2, broken=broken)
+
+    page = Page(build(tmp_path).html)
+
+    assert "No run has finished, so nothing can be said yet." in page.text
+    assert "8 of 8 main runs are not in these numbers" in page.text
+
+
+def test_a_baseline_that_failed_leaves_the_other_numbers_standing(tmp_path: Path) -> None:
+    broken = {("uniform", seed): ("failed", "no memory") for seed in range(2)}
+    write_out(tmp_path, num_seeds=2, broken=broken)
+
+    page = Page(build(tmp_path).html)
+
+    assert "No arm shares a finished seed with uniform yet." in page.text
+    assert "no seed has finished in both arms" in page.text
+
+
+def test_a_cleared_corpus_or_a_strange_manifest_does_no_harm(tmp_path: Path) -> None:
+    write_out(tmp_path, num_seeds=1)
+    manifest = tmp_path / "corpora" / "c0ffee" / "manifest.json"
+    manifest.write_text('{"domains": {"code": {"license": ["MIT", "ISC"]}}}')
+
+    assert contents(load(tmp_path))["corpus"][0]["license"] == "MIT, ISC"
+    manifest.unlink()
+    assert contents(load(tmp_path))["corpus"] == []
+
+
+def test_runs_from_different_machines_are_pointed_out(tmp_path: Path) -> None:
+    write_out(tmp_path, num_seeds=2)
+    run = next(tmp_path.glob("runs/*/run.json"))
+    edit(run, versions={"torch": "2.14.0"})
+
+    assert "2.13.0; 2.14.0" in Page(build(tmp_path).html).text.replace(
+        "2.14.0; 2.13.0", "2.13.0; 2.14.0"
+    )
+    assert "(differs between runs)" in Page(build(tmp_path).html).text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM: the report was not looked at")
+def test_a_browser_draws_every_figure_without_an_error(lossy: Path, tmp_path: Path) -> None:
+    html = build(lossy).html
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu"]
+    command += ["--disable-background-networking", f"--user-data-dir={tmp_path}"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=8000", "--dump-dom"]
+
+    done = subprocess.run(
+        [*command, html.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+
+    panels = re.findall(r'class="plot[^"]*"[^>]*data-panel', done.stdout)
+    assert len(panels) == done.stdout.count('class="user-select-none svg-container"')
+    assert not [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
