@@ -1,0 +1,240 @@
+"""`make bench`: what the harness costs, as ratios inside one process.
+
+Machines are shared and noisy, so nothing absolute is claimed. Two things that are compared take
+turns in short blocks; each pair of blocks gives one ratio, and the figure is the geometric mean
+with the lower end of its 95 % t interval. Set-up and warm-up are outside the blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+from torch.nn import functional as F
+
+from baselines.influence import Influence
+from baselines.static import Static
+from harness.corpus import corpus_id, open_corpus
+from harness.influence.directional import (
+    adam_scale,
+    checked_step,
+    preconditioned,
+    score_rows,
+)
+from harness.loop import Loop, assemble
+from harness.model import build_model, token_losses
+from harness.optim import build_optimizer
+from harness.resolve import engine
+from harness.spec import (
+    Batching,
+    Checkpoint,
+    Corpus,
+    Model,
+    Optimizer,
+    RunSpec,
+    SyntheticDomain,
+    Tokenizer,
+)
+
+DOMAINS = {f"d{i}": SyntheticDomain(seed=i, num_documents=400) for i in range(5)}
+CORPUS = Corpus(domains=DOMAINS, tokenizer=Tokenizer(vocab_size=2048))
+
+
+class Silent:
+    """A watch that looks away."""
+
+    def found(self, folder: Path) -> None:
+        """Ignore it."""
+
+    def begin(self, header: dict[str, Any]) -> None:
+        """Ignore it."""
+
+    def end(self, header: dict[str, Any]) -> None:
+        """Ignore it."""
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Ignore it."""
+
+    def stop(self) -> bool:
+        """Never stop."""
+        return False
+
+
+def loop_of(out: Path, mixer: Any, size: str, tokens: int, steps: int, threads: int) -> Loop:
+    """Return a loop that is ready to step, without evaluation or checkpoints in time."""
+    spec = RunSpec(
+        corpus=CORPUS,
+        corpus_id=corpus_id(CORPUS),
+        model=Model(size=size),  # type: ignore[arg-type]
+        batch=Batching(rows=16, tokens=tokens),
+        num_steps=steps,
+        optimizer=Optimizer(),
+        evaluation=None,
+        targets={"d4": 1.0},
+        mixer=mixer,
+        seed=0,
+        data_seed=0,
+        threads=threads,
+        engine=engine(),
+    )
+    store = open_corpus(CORPUS, out / "corpora")
+    folder = Path(tempfile.mkdtemp(dir=out))
+    loop = assemble(spec, store, folder, no_model, Silent(), Checkpoint(minutes=None))
+    loop._restore()
+    return loop
+
+
+def no_model(run_id: str) -> Any:
+    """Refuse: no method here asks for another run."""
+    raise AssertionError(run_id)
+
+
+def bare_loop(loop: Loop) -> Callable[[], None]:
+    """Return one step of the leanest PyTorch loop with the same model, rows, dtype and kernels."""
+    spec = loop.spec
+    vocabulary = loop.view.model.get_input_embeddings().weight.shape[0]
+    model = build_model(spec.model, vocabulary, spec.batch.tokens, spec.seed)
+    optimizer = build_optimizer(model, spec.optimizer)
+    batch = loop.view.candidates(16).select(slice(0, spec.batch.rows))
+
+    def step() -> None:
+        logits = model(input_ids=batch.inputs, use_cache=False).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def seconds(step: Callable[[], None], count: int) -> float:
+    """Return how long `count` steps take."""
+    start = time.perf_counter()
+    for _ in range(count):
+        step()
+    return time.perf_counter() - start
+
+
+def ratios(
+    one: Callable[[], None], other: Callable[[], None], pairs: int, block: int
+) -> Iterator[float]:
+    """Yield time of `other` over time of `one`, block by block in turn."""
+    seconds(one, 5)
+    seconds(other, 5)
+    for i in range(pairs):
+        first, second = (one, other) if i % 2 else (other, one)
+        times = {first: seconds(first, block), second: seconds(second, block)}
+        yield times[other] / times[one]
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Return the geometric mean and its 95 % t interval."""
+    logs = torch.tensor(values, dtype=torch.float64).log()
+    half = stats.t.ppf(0.975, len(values) - 1) * float(logs.std()) / math.sqrt(len(values))
+    middle = float(logs.mean())
+    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
+
+
+def bench_throughput(out: Path, pairs: int, block: int, threads: int) -> list[tuple[str, ...]]:
+    """Compare a static arm's training step with the bare loop's."""
+    rows = []
+    for size, tokens in (("nano", 64), ("mini", 128)):
+        loop = loop_of(out, Static(), size, tokens, 10**6, threads)
+        mean, low, high = interval(list(ratios(loop._step, bare_loop(loop), pairs, block)))
+        what = f"static arm / bare loop, tokens per second ({size}, 16 x {tokens})"
+        rows.append((what, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", "low >= 0.97"))
+    return rows
+
+
+def bench_overhead(out: Path, steps: int, threads: int) -> list[tuple[str, ...]]:
+    """Run the influence arm at its defaults, and read its bill."""
+    loop = loop_of(out, Influence(), "nano", 64, steps, threads)
+    loop.run()
+    train, mixer = loop.meter.accounts["train"], loop.meter.accounts["mixer"]
+    by_time, by_flops = mixer.seconds / train.seconds, mixer.flops / train.flops
+    what = f"influence at its defaults, overhead / training over {steps} steps"
+    return [
+        (what + ", seconds", f"{by_time:.3f}", "", "<= 0.10"),
+        (what + ", FLOPs", f"{by_flops:.3f}", "", ""),
+    ]
+
+
+def bench_fidelity(out: Path, threads: int) -> list[tuple[str, ...]]:
+    """Rank rows by the directional score and by one backward per row, along the same direction."""
+    loop = loop_of(out, Static(), "nano", 64, 1000, threads)
+    correlations = []
+    for _ in range(5):
+        for _ in range(20):
+            loop._step()
+        view = loop.view
+        probes = view.probes(32)
+        gradient = view.gradient(probes.select(probes.domains == 4))
+        along = preconditioned(gradient, adam_scale(view))
+        rows = view.candidates(16)
+        step = checked_step(view, rows.select(slice(0, len(rows.rows), 10)), along)
+        names, parameters = zip(*view.model.named_parameters(), strict=True)
+        exact = []
+        for i in range(len(rows.rows)):
+            loss = token_losses(view.model, rows.select(slice(i, i + 1))).mean()
+            pairs = zip(names, torch.autograd.grad(loss, parameters), strict=True)
+            exact.append(sum(float((along[n] * g).sum()) for n, g in pairs))
+        correlations.append(
+            float(stats.spearmanr(score_rows(view, rows, along, step.eps), exact)[0])
+        )
+    spread = f"{min(correlations):.4f} to {max(correlations):.4f}"
+    mean = sum(correlations) / len(correlations)
+    what = "Spearman of influence scores with one backward per row (80 rows, 5 refreshes)"
+    return [(what, f"{mean:.4f}", spread, "min >= 0.99")]
+
+
+def bench_startup() -> list[tuple[str, ...]]:
+    """Time the command that a user types first."""
+    command = [sys.executable, "-m", "harness.cli", "--help"]
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    spread = f"{min(times):.2f} to {max(times[1:]):.2f} s"
+    return [
+        ("steelyard --help (first call left out)", f"{min(times[1:]):.2f} s", spread, "< 0.6 s")
+    ]
+
+
+def main() -> None:
+    """Run all benchmarks and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=16, help="pairs of blocks per comparison")
+    parser.add_argument("--block", type=int, default=15, help="steps per block")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of the overhead run")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    table = Table(title=f"steelyard bench, {options.threads} thread(s)", title_justify="left")
+    for column in ("what", "figure", "95 % interval, or range", "asked"):
+        table.add_column(column)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        for row in [
+            *bench_startup(),
+            *bench_throughput(out, options.pairs, options.block, options.threads),
+            *bench_fidelity(out, options.threads),
+            *bench_overhead(out, options.steps, options.threads),
+        ]:
+            table.add_row(*row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
