@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 from markupsafe import Markup
-from rich.table import Table
 
 from reports import figures, measures, notation, palette, tables
 from reports.headline import headline
@@ -30,22 +29,24 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
 class ReportPaths(NamedTuple):
-    """The files of a report, and its table for a terminal."""
+    """The files of a report."""
 
     html: Path
     markdown: Path
     csv: Path
-    table: Table
 
 
 def build(out_dir: Path, name: str | None = None) -> ReportPaths:
     """Write OUT/report/ for one ablation; the default is the most recently updated one."""
-    evidence = load(Path(out_dir), name)
+    return write(load(Path(out_dir), name))
+
+
+def write(evidence: Evidence) -> ReportPaths:
+    """Write OUT/report/ for the ablation whose records were read."""
     context = contents(evidence)
-    folder = Path(out_dir) / "report"
+    folder = evidence.out_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    files = (folder / "report.html", folder / "report.md", folder / "results.csv")
-    paths = ReportPaths(*files, tables.terminal_table(evidence))
+    paths = ReportPaths(folder / "report.html", folder / "report.md", folder / "results.csv")
     _write(paths.html, _render_html(context))
     _write(paths.markdown, _render_markdown(context))
     _write(paths.csv, tables.results_table(evidence).to_csv(index=False))

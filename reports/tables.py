@@ -164,8 +164,9 @@ def metric_name(evidence: Evidence, metric: str) -> str:
     return f"target ({' + '.join(f'{weight:.2g} {name}' for name, weight in weights.items())})"
 
 
-def terminal_table(evidence: Evidence) -> Table:
-    """Return the arms table for a terminal of 100 columns."""
+def terminal_table(evidence: Evidence, narrow: bool = False) -> Table:
+    """Return the arms table for a terminal of 100 columns, or of 80 if `narrow`."""
+    shown = (evidence.header["primary"],) if narrow else measures.METRICS
     frame = arms_table(evidence)
     primary = evidence.header["primary"]
     table = Table(
@@ -175,22 +176,25 @@ def terminal_table(evidence: Evidence) -> Table:
         title_justify="left",
         caption_justify="left",
         pad_edge=False,
+        padding=(0, 1),
     )
     table.add_column("arm", overflow="fold", max_width=20)
-    table.add_column("seeds", justify="right")
-    for metric in measures.METRICS:
-        table.add_column(metric + ("*" if metric == primary else ""), justify="right")
+    if not narrow:
+        table.add_column("seeds", justify="right", no_wrap=True)
+    for metric in shown:
+        star = "*" if metric == primary else ""
+        table.add_column(metric + star, justify="right", no_wrap=True)
     table.add_column("difference* [95 % interval]", justify="right", no_wrap=True)
-    table.add_column("overhead", justify="right")
+    table.add_column("overhead", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    lowest = {metric: np.nanmin([*frame[metric], math.inf]) for metric in measures.METRICS}
+    lowest = {metric: np.nanmin([*frame[metric], math.inf]) for metric in shown}
     for row in frame.to_dict("records"):
-        cells = [notation.bits(row[metric]) for metric in measures.METRICS]
-        bold = [row[metric] == lowest[metric] for metric in measures.METRICS]
+        cells = [notation.bits(row[metric]) for metric in shown]
+        bold = [row[metric] == lowest[metric] for metric in shown]
         difference = notation.signed(row["difference"]) if row["num_pairs"] else ""
         table.add_row(
             escape(row["arm"]),
-            f"{row['num_seeds']}/{row['declared_seeds']}",
+            *([] if narrow else [f"{row['num_seeds']}/{row['declared_seeds']}"]),
             *(f"[bold]{cell}[/]" if best else cell for cell, best in zip(cells, bold, strict=True)),
             f"{difference} {notation.interval(row['low'], row['high'])}".strip(),
             notation.percent(row["overhead_seconds_percent"]),

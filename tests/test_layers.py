@@ -24,7 +24,7 @@ LAYERS = [
     {"api", "errors", "deferred"},
 ]
 ONE_DOOR = {
-    "wandb": {"harness/trackers.py"},
+    "wandb": {"harness/trackers/weights_and_biases.py"},
     "optuna": {"sweeps/study.py"},
     "kronfluence": {"harness/influence/ekfac.py"},
     "datasketch": {"harness/corpus/near_duplicates.py"},
