@@ -16,8 +16,11 @@ Defaults: eta 1, c 1e-3 (Algorithm 1; the official script's `reweight_eps`), one
 Cost: the reference run, the proxy run, and a forward of the reference on every proxy row: 2.33
 runs of the proxy's size on top of the main one (3.33 in all where the proxy is as large).
 Deviations: the proxy has the main model's size unless `proxy_size` says otherwise (the paper's
-is smaller). Reference and proxy train for the main run's steps. With micro-batches, alpha sees the
-whole batch at once, as in the paper; the official code uses the value of the previous step there.
+is smaller); a proxy size is a preset and takes over nothing of the main model's `config`. Reference
+and proxy train for the main run's steps. The proxy's loss is divided by the sum of weights over all
+tokens of the batch, as in the official code; the paper's objective averages within each domain
+first. With micro-batches, alpha sees the whole batch at once, as in the paper; the official code
+uses the value of the previous step there.
 """
 
 from __future__ import annotations
@@ -58,7 +61,9 @@ class DoReMi(Mixer):
 
     def plan(self, spec: Any, run: Callable[[Any], Any]) -> Any:
         """Train reference and proxy, then the main run on the proxy's mean alpha."""
-        model = spec.model if self.proxy_size is None else replace(spec.model, size=self.proxy_size)
+        model = spec.model
+        if self.proxy_size is not None:
+            model = replace(model, size=self.proxy_size, config={})
         small = replace(spec, model=model)
         reference = run(small.auxiliary("reference", mixer=Static(weights=self.reference)))
         mixer = DoReMiProxy(eta=self.eta, c=self.c, reference=reference.run_id)

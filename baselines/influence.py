@@ -8,16 +8,20 @@ refreshes, and turned into weights by one of
   softmax:        w = softmax(p / temperature)
   exponentiated:  w proportional to w_current exp(p / temperature)       (DoGE's form, 2310.15393)
   qp:             w = argmin -p.w + strength/2 |w - anchor|^2 on the simplex  (2505.19051's robust
-                  objective with domains tied and the second-order term dropped)
+                  objective, anchored, with domains tied and no second-order term)
 then held between floor and cap.
 
 Domain weights from influence are this project's own construction: Influence Distillation selects
 fine-tuning rows. What is scored is exact up to the step of a finite difference; nothing is
-approximated by landmarks.
+approximated by landmarks. z-scores make temperature and strength mean the same at every refresh, at
+a price: how far apart the domains are is forgotten, so scores that are only noise still move the
+weights, and with two domains there are only two outcomes. The standard error of each domain's score
+is recorded beside it; `standardize = false` keeps the scores' own scale.
 
-Cost per refresh: one gradient on the probe rows, two forwards of each candidate, and four of
-`check_rows` rows. At the defaults, with 5 domains and batches of 16 rows, about 5 % of training.
-Deviations: first order only; uniform candidates instead of the training stream.
+Cost per refresh, in rows of a training step: one gradient on the probe rows, and a third for each
+of two forwards of every candidate and three or four of each checked row. At the defaults, with 5
+domains and batches of 16 rows, 6 % of training. Deviations: first order only; candidates are drawn
+uniformly from each domain instead of from the training stream.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ from harness.influence.directional import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.api import Direction, State, View
+    from harness.api import Batch, Direction, State, View
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -111,7 +115,7 @@ class Influence(Mixer):
         step = checked_step(view, rows.select(spread), along)
         row_scores = score_rows(view, rows, along, step.eps)  # [N]
         num_domains = len(view.domains)
-        raw = domain_mean(row_scores, rows.domains, num_domains, state["scores"])
+        raw = domain_mean(row_scores, rows.domains, num_domains, torch.zeros(num_domains))
         scores = standardized(raw) if self.standardize else raw
         memory = self.memory if int(state["refreshes"]) else 0.0
         state["scores"] = memory * state["scores"] + (1 - memory) * scores
@@ -121,6 +125,7 @@ class Influence(Mixer):
             "rebalance",
             {
                 "raw_scores": raw.tolist(),
+                "standard_errors": _standard_errors(row_scores, rows, num_domains),
                 "scores": state["scores"].tolist(),
                 "weights": state["weights"].tolist(),
                 "relative_step": step.relative,
@@ -147,3 +152,9 @@ class Influence(Mixer):
         if self.rule == "exponentiated":
             logits = logits + state["weights"].clamp(min=1e-300).log()
         return bounded(torch.softmax(logits, 0), self.floor, self.cap)
+
+
+def _standard_errors(scores: Tensor, rows: Batch, num_domains: int) -> list[float]:
+    """Return the standard error of each domain's mean score; 0 where it has one row."""
+    groups = [scores[rows.domains.cpu() == k] for k in range(num_domains)]
+    return [float(g.std() / len(g) ** 0.5) if len(g) > 1 else 0.0 for g in groups]

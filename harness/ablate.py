@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +18,13 @@ from harness.api import Mixer
 from harness.corpus import corpus_id, open_corpus
 from harness.errors import SpecError
 from harness.files import read_json, write_json
-from harness.grid import Grid, Outcome, Progress, Site, Task
+from harness.grid import Grid
 from harness.plans import recall
+from harness.records import SCHEMA
 from harness.resolve import num_cores, resolve
-from harness.spec import Ablation, describe
+from harness.spec import Ablation, Arm, describe
 from harness.trackers import Mirror, open_trackers
+from harness.worker import Outcome, Progress, Site, Task
 
 if TYPE_CHECKING:
     from harness.corpus import TokenStore
@@ -71,43 +75,94 @@ class Summary:
     """How the ablation went."""
 
     finished: int
-    failed: list[tuple[str, int, str]] = field(default_factory=list)  # (label, seed, reason)
-    interrupted: bool = False
+    num_failed: int
+    interrupted: bool
 
 
 def run_ablation(
     ablation: Ablation, out: Path, jobs: int | None, display: Display, command: list[str]
 ) -> Summary:
     """Run every (arm, seed) that is not finished yet; SpecError before any compute."""
+    mirror = _check(ablation, out)
     specs = resolve(ablation, corpus_id(ablation.corpus))
-    mirror = _open_mirror(ablation, out)
-    out.mkdir(parents=True, exist_ok=True)
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
     found = {task: carried for task in tasks if (carried := recall(out, task.spec)) is not None}
-    missing = [task for task in tasks if task not in found]
-    workers = min(jobs or max(1, num_cores() // tasks[0].spec.threads), max(1, len(missing)))
+    missing = _longest_first([task for task in tasks if task not in found])
     site = Site(out, ablation.corpus, ablation.checkpoint, ablation.trackers, ablation.name)
-    failed: list[tuple[str, int, str]] = []
-    with _grid(site, workers if missing else 0, display) as grid:
+    ended = Counter[str]()
+    with _grid(site, _num_workers(missing, jobs), display) as grid:
         store = open_corpus(ablation.corpus, out / "corpora", display.say)
         _check_rows(ablation, store)
         cells = _cells(ablation, out, store, shlex.join(command))
-        for task, carried in found.items():
-            cells.settle(
-                task.label, task.seed, Outcome("finished", carried.main, carried.auxiliary)
-            )
-            mirror.replay(out / "runs" / carried.main, ablation.name, task.label)
 
         def settle(task: Task, outcome: Outcome) -> None:
             cells.settle(task.label, task.seed, outcome)
             display.outcome(task, outcome)
-            if outcome.status == "failed":
-                failed.append((task.label, task.seed, outcome.reason or "unknown"))
+            ended[outcome.status] += 1
 
         display.open(len(tasks), len(found))
+        for task, carried in found.items():
+            done = Outcome("finished", carried.main, carried.auxiliary)
+            cells.settle(task.label, task.seed, done)
+            mirror.replay(out / "runs" / carried.main, ablation.name, task.label)
         cells.save()
-        completed = grid is None or grid.run(_longest_first(missing), settle)
-    return Summary(len(tasks) - len(failed), failed, not completed)
+        completed = grid is None or grid.run(missing, settle)
+    return Summary(len(found) + ended["finished"], ended["failed"], not completed)
+
+
+def _check(ablation: Ablation, out: Path) -> Mirror:
+    """Refuse what cannot work here; return the mirror of the declared trackers."""
+    if ablation.model.config:
+        from harness.model import check_model  # torch, so only where there is something to check
+
+        check_model(ablation.model)
+    mirror = _open_mirror(ablation, out)
+    _make_writable(out)
+    _check_name(ablation, out)
+    return mirror
+
+
+def _check_name(ablation: Ablation, out: Path) -> None:
+    """Refuse to overwrite an ablation of the same name that asked something else.
+
+    Seeds and arms may be added. Anything else under the old name would hide what was tried before.
+    """
+    before = read_json(_path(ablation, out))
+    if before is None:
+        return
+    old, new = before["spec"], _plain(ablation)
+    free = ("seeds", "arms", "trackers", "checkpoint")
+    changed = [key for key in new if key not in free and old.get(key) != new[key]]
+    arms = {label: old["arms"][label] for label in new["arms"] if label in old["arms"]}
+    changed += [f"arms.{label}" for label in arms if arms[label] != new["arms"][label]]
+    if changed:
+        raise SpecError(
+            f"name: {out} holds another ablation {ablation.name!r}, which differs in "
+            f"{', '.join(changed)}; choose another name (--name={ablation.name}-2) or another --out"
+        )
+
+
+def _plain(ablation: Ablation) -> dict[str, Any]:
+    plain = TypeAdapter(Ablation).dump_python(ablation, mode="json")
+    return {**plain, "arms": {label: _plain_arm(arm) for label, arm in ablation.arms.items()}}
+
+
+def _plain_arm(arm: Arm) -> dict[str, Any]:
+    plain = {f.name: getattr(arm, f.name) for f in fields(arm)}
+    return {**plain, "settings": describe(arm.settings)["settings"]}
+
+
+def _path(ablation: Ablation, out: Path) -> Path:
+    return out / "ablations" / f"{ablation.name}.json"
+
+
+def _num_workers(missing: list[Task], jobs: int | None) -> int:
+    """Return how many runs go at once: one on a GPU, on a CPU as many as have their threads."""
+    if not missing:
+        return 0
+    spec = missing[0].spec
+    fitting = 1 if spec.device == "cuda" else max(1, num_cores() // spec.threads)
+    return min(jobs or fitting, len(missing))
 
 
 def _open_mirror(ablation: Ablation, out: Path) -> Mirror:
@@ -115,6 +170,15 @@ def _open_mirror(ablation: Ablation, out: Path) -> Mirror:
         return open_trackers(ablation.trackers, out)
     except ValueError as error:
         raise SpecError(str(error)) from None
+
+
+def _make_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise SpecError(f"{out}: cannot be written to: {reason}; give --out a folder") from None
 
 
 def _check_rows(ablation: Ablation, store: TokenStore) -> None:
@@ -155,24 +219,12 @@ def _longest_first(tasks: list[Task]) -> list[Task]:
 
 
 def _cells(ablation: Ablation, out: Path, store: TokenStore, command: str) -> Cells:
-    path = out / "ablations" / f"{ablation.name}.json"
+    path, spec = _path(ablation, out), _plain(ablation)
     path.parent.mkdir(exist_ok=True)
-    before = read_json(path) or {}
-    arms = {
-        label: {
-            "method": arm.method,
-            "settings": describe(arm.settings)["settings"],
-            "control": arm.control,
-            "runs": [
-                {"seed": s, "status": "pending", "run_id": None, "reason": None, "auxiliary": []}
-                for s in ablation.seeds
-            ],
-        }
-        for label, arm in ablation.arms.items()
-    }
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    pending: dict[str, Any] = {"status": "pending", "run_id": None, "reason": None, "auxiliary": []}
     content = {
-        "schema": 1,
+        "schema": SCHEMA,
         "name": ablation.name,
         "baseline": ablation.baseline,
         "primary": ablation.primary,
@@ -182,9 +234,12 @@ def _cells(ablation: Ablation, out: Path, store: TokenStore, command: str) -> Ce
         "seeds": list(ablation.seeds),
         "corpus_id": store.id,
         "command": command,
-        "spec": TypeAdapter(Ablation).dump_python(ablation, mode="json"),
-        "created": before.get("created", now),
+        "spec": spec,
+        "created": (read_json(path) or {}).get("created", now),
         "updated": now,
-        "arms": arms,
+        "arms": {
+            label: {**arm, "runs": [{"seed": seed, **pending} for seed in ablation.seeds]}
+            for label, arm in spec["arms"].items()
+        },
     }
     return Cells(path, content)

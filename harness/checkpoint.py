@@ -17,7 +17,12 @@ from harness.files import whole_file
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint over the last one."""
     with whole_file(path) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch hides it behind an assertion
+                raise error.__context__ from None
+            raise
 
 
 def load(path: Path, device: str = "cpu") -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ them. torch stays out until a run needs it.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class Report:
     """Which ablation, where the folder holds several; by default the latest."""
 
 
+NOT_OUR_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Show, tyro.conf.subcommand("show")]
@@ -74,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command in `argv`; return 0, 1 where a run failed, 2 for a user's mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=100)  # a log has room
     asks_for_keys = arguments[:1] == ["run"] and any(a.endswith(".toml") for a in arguments)
     ours = [a for a in arguments if not (asks_for_keys and a in ("-h", "--help"))]
     command, overrides = tyro.cli(
@@ -90,6 +95,13 @@ def main(argv: list[str] | None = None) -> int:
     except SpecError as error:
         print(f"steelyard: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return _stopped(console)
+    except OSError as error:
+        if error.errno not in NOT_OUR_FAULT:
+            raise
+        print(f"steelyard: {error}; the same command goes on from here", file=sys.stderr)
+        return 1
 
 
 def _carry_out(command: Any, overrides: list[str], arguments: list[str], console: Console) -> int:
@@ -114,6 +126,8 @@ def _run(command: Run, overrides: list[str], arguments: list[str], console: Cons
     if command.jobs is not None and command.jobs < 1:
         raise SpecError(f"--jobs: must be at least 1, got {command.jobs}")
     ablation = load_ablation(command.spec, overrides, find_method)
+    if "heldout" not in ablation.evaluation.splits:
+        raise SpecError("evaluation.splits: a comparison is read off the held-out set; add it")
 
     # numpy and the corpus code take longer to import than it takes to find a mistake in a spec
     from harness.ablate import run_ablation
@@ -122,20 +136,23 @@ def _run(command: Run, overrides: list[str], arguments: list[str], console: Cons
     display = TerminalDisplay(console)
     summary = run_ablation(ablation, command.out, command.jobs, display, arguments)
     if summary.interrupted:
-        console.print("stopped; every run is saved, and the same command goes on from here")
-        return 130
-    for label, seed, reason in summary.failed:
-        console.print(f"[red]failed[/] {label} seed {seed}: {reason}", highlight=False)
+        return _stopped(console)
     if summary.finished:
         _report(command.out, ablation.name, console)
-    return 1 if summary.failed else 0
+    return 1 if summary.num_failed else 0
+
+
+def _stopped(console: Console) -> int:
+    console.print("stopped; the same command goes on from what is saved")
+    return 130
 
 
 def _report(folder: Path, name: str | None, console: Console) -> None:
-    build = importlib.import_module("reports.build")
-    report = build.build(folder, name)
-    console.print(report.table)
-    console.print(f"report: {report.html}", soft_wrap=True, highlight=False)
+    evidence = importlib.import_module("reports.load").load(folder, name)
+    tables = importlib.import_module("reports.tables")
+    console.print(tables.terminal_table(evidence, narrow=console.width < 100))
+    paths = importlib.import_module("reports.build").write(evidence)
+    console.print(f"report: {paths.html}", soft_wrap=True, highlight=False)
 
 
 def find_method(name: str) -> type:
@@ -150,8 +167,9 @@ def find_method(name: str) -> type:
             raise ValueError(f"unknown method {name!r}; choose from {known}, or give module:Class")
         try:
             return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
-        except (ImportError, AttributeError, SyntaxError) as error:
-            raise ValueError(f"{name!r} cannot be imported: {error}") from None
+        except Exception as error:  # whatever the user's module does when it is imported
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{name!r} cannot be imported: {what}") from None
 
 
 if __name__ == "__main__":

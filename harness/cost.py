@@ -54,8 +54,8 @@ class Meter:
         rare and large. The training step has none of it.
         """
         if synchronize:
-            # what ran since the last mark: between sections there is only the training loop
-            self._mark_peak(self._stack[-1] if self._stack else "train")
+            # what ran since the last mark was training, but for a hook's own arithmetic
+            self._mark_peak("train")
         self._switch()
         self._stack.append(account)
         try:

@@ -15,8 +15,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
-from harness import ablate, grid
+from harness import ablate, worker
 
 
 class TerminalDisplay(ablate.Display):
@@ -34,7 +35,7 @@ class TerminalDisplay(ablate.Display):
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
         )
         self.whole: TaskID | None = None
         self.lines: dict[tuple[str, int], tuple[str, TaskID]] = {}
@@ -42,7 +43,7 @@ class TerminalDisplay(ablate.Display):
 
     def say(self, text: str) -> None:
         """Print a line about the set-up."""
-        self.console.print(text, style="dim", highlight=False)
+        self.console.print(text, style="dim", highlight=False, markup=False)
 
     def open(self, total: int, found: int) -> None:
         """Show the bar of the whole grid."""
@@ -53,7 +54,7 @@ class TerminalDisplay(ablate.Display):
             self.bars.start()
             self.whole = self.bars.add_task("all", total=total, completed=found, detail="")
 
-    def progress(self, progress: grid.Progress) -> None:
+    def progress(self, progress: worker.Progress) -> None:
         """Move the line of a run; a plan's next run takes the place of its last."""
         key, name = (progress.label, progress.seed), f"{progress.label} seed {progress.seed}"
         role = "" if progress.role == "main" else f" ({progress.role})"
@@ -64,17 +65,21 @@ class TerminalDisplay(ablate.Display):
         detail = f"loss {progress.loss:.3f}"
         self.bars.update(self.lines[key][1], completed=progress.step, detail=detail)
 
-    def outcome(self, task: grid.Task, outcome: grid.Outcome) -> None:
+    def outcome(self, task: worker.Task, outcome: worker.Outcome) -> None:
         """Print how a cell ended; a failure says why."""
         self._drop((task.label, task.seed))
-        if self.whole is not None:
+        if self.whole is not None and outcome.status != "interrupted":
             self.bars.advance(self.whole)
         self.done += outcome.status == "finished"
         name = f"{task.label} seed {task.seed}"
         if outcome.status == "failed":
-            self.console.print(f"[red]failed[/] {name}: {outcome.reason}", highlight=False)
-        elif outcome.status == "finished" and not self.console.is_terminal:
+            self.failed(name, outcome.reason or "unknown")
+        elif outcome.status == "finished" and not self.console.is_interactive:
             self.say(f"[{self.done}/{self.total}] {name} finished ({outcome.run_id})")
+
+    def failed(self, name: str, reason: str) -> None:
+        """Print a failure as one line; a reason is anyone's text, and no markup."""
+        self.console.print(Text.assemble(("failed", "red"), f" {name}: {reason}"), soft_wrap=True)
 
     def close(self) -> None:
         """Take the bars away."""

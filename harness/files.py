@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from harness.errors import SpecError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
@@ -42,3 +44,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except ValueError as error:  # never ours: a file appears whole; a copy may have been cut short
+        lost = f"{path}: damaged: {error}"
+        raise SpecError(f"{lost}; delete it, and the next run makes it anew") from None

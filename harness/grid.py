@@ -1,263 +1,191 @@
 """Arms x seeds over worker processes: resumable, and one failure loses nothing else.
 
-A worker imports torch once and then takes one (arm, seed) after another. The parent owns the
-ablation's file and the display; workers send what they do over a queue. The longest plans go
-first. Ctrl-C sets an event: every worker saves its run at the next step and stops.
+Every worker is a process with a pipe of its own, so that a death disturbs no other run and is
+charged to the one task that was at work: it gets two more tries, which resume its runs. (A process
+pool ends all its workers when one dies, and cannot tell which task was to blame.) The parent owns
+the ablation's file and the display. Ctrl-C sets a byte that all share: every worker saves its run
+at the next step and stops; a second Ctrl-C ends them at once.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
-import queue
 import signal
-import time
 from collections import Counter, deque
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from multiprocessing import connection, resource_tracker
+from typing import TYPE_CHECKING, Any
 
-from harness.spec import Checkpoint, Corpus, RunSpec
-from harness.trackers import Mirror, open_trackers
+from harness.worker import Outcome, Progress, Site, Task, work
 
 if TYPE_CHECKING:
-    from multiprocessing.synchronize import Event
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
 
-MAX_CRASHES = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One arm at one seed."""
-
-    label: str
-    seed: int
-    spec: RunSpec
-
-
-class Outcome(NamedTuple):
-    """How a task ended."""
-
-    status: str  # finished, failed or interrupted
-    run_id: str | None = None
-    auxiliary: tuple[tuple[str, str], ...] = ()  # (run id, role)
-    reason: str | None = None
-
-
-class Progress(NamedTuple):
-    """What a worker says while it trains."""
-
-    label: str
-    seed: int
-    role: str
-    step: int
-    num_steps: int
-    loss: float
-
+MAX_DEATHS = 3
 
 OnOutcome = Callable[[Task, Outcome], None]
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where workers work, and what they share."""
+@dataclass(eq=False)
+class _Worker:
+    """A worker process as its parent sees it."""
 
-    out: Path
-    corpus: Corpus
-    checkpoint: Checkpoint
-    trackers: tuple[str, ...]
-    name: str
+    process: BaseProcess
+    pipe: Connection
+    task: Task | None = None
+    is_new: bool = True  # it has never been given a task
 
 
 @dataclass
 class Grid:
-    """A pool of workers on one site."""
+    """Up to `jobs` workers on one site."""
 
     site: Site
     jobs: int
     on_progress: Callable[[Progress], None]
     _context: Any = field(default_factory=lambda: multiprocessing.get_context("spawn"))
-    _stop: Event = field(init=False)
-    _channel: Any = field(init=False)
-    _pool: ProcessPoolExecutor = field(init=False)
+    _workers: list[_Worker] = field(default_factory=list)
+    _stop: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self._stop = self._context.Event()
-        self._channel = self._context.Queue()
-        self._pool = self._open()
-
-    def _open(self) -> ProcessPoolExecutor:
-        arguments = (self.site, self._channel, self._stop)
-        return ProcessPoolExecutor(
-            self.jobs, mp_context=self._context, initializer=_start, initargs=arguments
-        )
+        self._stop = self._context.RawValue("b", 0)
 
     def warm_up(self) -> None:
         """Let the workers import torch while the parent prepares the corpus."""
         for _ in range(self.jobs):
-            self._pool.submit(_import_everything)
+            self._hire()
 
     def run(self, tasks: list[Task], on_outcome: OnOutcome) -> bool:
         """Carry out all tasks; return False where the user stopped them."""
-        pending, crashes = deque(tasks), Counter[Task]()
-        running: dict[Future[Outcome], Task] = {}
-        with _stopping_on_interrupt(self._stop):
-            while pending or running:
-                # no more than one task per worker is handed out, so that a dead one names few
-                while pending and len(running) < self.jobs:
-                    task = pending.popleft()
-                    running[self._pool.submit(_carry_out, task)] = task
-                done, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
-                self._relay()
-                lost = [
-                    t for f in done if (t := _settle(f, running.pop(f), on_outcome)) is not None
-                ]
-                if lost:
-                    lost += running.values()
-                    running.clear()
-                    pending.extendleft(self._after_crash(lost, crashes, on_outcome))
-        self._relay()
-        return not self._stop.is_set()
+        pending, deaths = deque(tasks), Counter[Task]()
+        with _taking_signals(self._ask_to_stop):
+            while pending or self._is_busy():
+                while self._stop.value and pending:
+                    on_outcome(pending.popleft(), Outcome("interrupted"))
+                self._hand_out(pending, on_outcome)
+                if not self._is_busy():
+                    continue  # nobody would wake us
+                for ready in connection.wait([worker.pipe for worker in self._workers]):
+                    worker = next(w for w in self._workers if w.pipe is ready)
+                    lost = self._hear(worker, on_outcome)
+                    if lost is not None:
+                        deaths[lost] += 1
+                        self._after_death(lost, worker, deaths[lost], pending, on_outcome)
+        return not self._stop.value
 
     def close(self) -> None:
-        """End the workers."""
-        self._pool.shutdown(cancel_futures=True)
+        """End the workers, after they have saved what they are at."""
+        self._stop.value = 1
+        for worker in self._workers:
+            if worker.is_new:
+                worker.process.kill()  # it may be importing still, and has nothing to save
+            with suppress(OSError):
+                worker.pipe.send(None)
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+        self._workers.clear()
 
-    def _after_crash(
-        self, lost: list[Task], crashes: Counter[Task], on_outcome: OnOutcome
-    ) -> list[Task]:
-        """Open a new pool; return the tasks that get another try, which resumes their runs.
+    def _is_busy(self) -> bool:
+        return any(worker.task is not None for worker in self._workers)
 
-        Which task killed its worker cannot be told, so all that were running count a crash.
-        """
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pool = self._open()
-        crashes.update(lost)
-        again = [task for task in lost if crashes[task] < MAX_CRASHES]
-        for task in lost:
-            if task not in again:
-                reason = f"its worker process died {MAX_CRASHES} times (out of memory?)"
-                on_outcome(task, Outcome("failed", reason=reason))
-        return again
+    def _hire(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        arguments = (theirs, self.site, self._stop)
+        process = self._context.Process(target=work, args=arguments)
+        with _interrupts_held():
+            process.start()
+        theirs.close()  # or the pipe would outlive the worker, and tell of no death
+        worker = _Worker(process, ours)
+        self._workers.append(worker)
+        return worker
 
-    def _relay(self) -> None:
+    def _hand_out(self, pending: deque[Task], on_outcome: OnOutcome) -> None:
+        """Give every free worker a task."""
+        while pending:
+            free = next((w for w in self._workers if w.task is None), None)
+            if free is None and len(self._workers) == self.jobs:
+                return
+            worker = free or self._hire()
+            worker.task, worker.is_new = pending.popleft(), False
+            try:
+                worker.pipe.send(worker.task)
+            except OSError:
+                pass  # it has just died, and waiting for its answer will tell
+            except Exception as error:  # a method that cannot be pickled fails like any other
+                reason = f"cannot be sent to a worker: {type(error).__name__}: {error}"
+                on_outcome(worker.task, Outcome("failed", reason=reason))
+                worker.task = None
+
+    def _hear(self, worker: _Worker, on_outcome: OnOutcome) -> Task | None:
+        """Take one message; return the task that is lost where the worker has died."""
         try:
-            while True:
-                self.on_progress(self._channel.get_nowait())
-        except queue.Empty:
-            pass
+            message = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._workers.remove(worker)
+            worker.pipe.close()
+            worker.process.join()
+            return worker.task
+        if isinstance(message, Progress):
+            self.on_progress(message)
+        else:
+            assert worker.task is not None
+            task, worker.task = worker.task, None
+            on_outcome(task, message)
+        return None
+
+    def _after_death(
+        self,
+        task: Task,
+        worker: _Worker,
+        num_deaths: int,
+        pending: deque[Task],
+        on_outcome: OnOutcome,
+    ) -> None:
+        if self._stop.value:
+            on_outcome(task, Outcome("interrupted"))
+        elif num_deaths < MAX_DEATHS:
+            pending.appendleft(task)
+        else:
+            cause = _cause(worker.process.exitcode)
+            reason = f"its process died {num_deaths} times, the last time {cause}"
+            on_outcome(task, Outcome("failed", reason=reason))
+
+    def _ask_to_stop(self) -> None:
+        if self._stop.value:
+            for worker in self._workers:
+                worker.process.kill()
+        self._stop.value = 1
 
 
-def _settle(future: Future[Outcome], task: Task, on_outcome: OnOutcome) -> Task | None:
-    """Report a task's outcome; return the task where its worker died."""
+def _cause(exit_code: int | None) -> str:
+    if exit_code is None or exit_code >= 0:
+        return f"with exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    return f"by {name} (out of memory?)" if name == "SIGKILL" else f"by {name}"
+
+
+@contextmanager
+def _taking_signals(ask_to_stop: Callable[[], None]) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into calls of `ask_to_stop`."""
+    asked = (signal.SIGINT, signal.SIGTERM)
+    before = {s: signal.signal(s, lambda *_: ask_to_stop()) for s in asked}
     try:
-        outcome = future.result()
-    except BrokenProcessPool:
-        return task
-    except Exception as error:  # a task that cannot even be sent: ours, and still not the end
-        outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}")
-    on_outcome(task, outcome)
-    return None
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-class _stopping_on_interrupt:
-    """Turns the first Ctrl-C (or SIGTERM) into a request to save and stop."""
-
-    def __init__(self, stop: Event) -> None:
-        self.stop = stop
-
-    def __enter__(self) -> None:
-        self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def _ask(self, *_: object) -> None:
-        self.stop.set()
-
-    def __exit__(self, *_: object) -> None:
-        for signal_, handler in self.before.items():
-            signal.signal(signal_, handler)
-
-
-# ---- inside a worker ------------------------------------------------------------------------
-
-
-class _Worker(NamedTuple):
-    site: Site
-    channel: Any
-    stop: Event
-    mirror: Mirror
-
-
-_worker: _Worker | None = None
-
-
-def _start(site: Site, channel: Any, stop: Event) -> None:
-    global _worker  # a process pool has no other way to give its workers anything
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _worker = _Worker(site, channel, stop, open_trackers(site.trackers, site.out))
-
-
-def _import_everything() -> None:
-    import transformers.models.gpt2.modeling_gpt2  # noqa: F401
-
-    import harness.runner  # noqa: F401
-
-
-def _carry_out(task: Task) -> Outcome:
-    from harness.corpus import open_corpus
-    from harness.loop import InterruptedRunError
-    from harness.runner import Runner, one_line
-
-    assert _worker is not None
-    site = _worker.site
-    if _worker.stop.is_set():
-        return Outcome("interrupted")
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back; a process that is started here never hears it, not even while it starts."""
+    resource_tracker.ensure_running()  # its own start lifts the hold
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        store = open_corpus(site.corpus, site.out / "corpora")
-        runner = Runner(site.out, store, site.checkpoint, lambda spec: _Watch(task, spec))
-        carried = runner.carry_out(task.spec)
-    except InterruptedRunError:
-        return Outcome("interrupted")
-    except Exception as error:
-        return Outcome("failed", reason=one_line(error))
-    return Outcome("finished", carried.main, carried.auxiliary)
-
-
-class _Watch:
-    """Sends a run's progress to the parent, a few times a second."""
-
-    def __init__(self, task: Task, spec: RunSpec) -> None:
-        assert _worker is not None
-        self.worker, self.task, self.spec = _worker, task, spec
-        self.last = 0.0
-
-    def found(self, folder: Path) -> None:
-        self.worker.mirror.replay(folder, self.worker.site.name, self._label())
-
-    def begin(self, header: dict[str, Any]) -> None:
-        self.worker.mirror.start(header, self.worker.site.name, self._label())
-
-    def end(self, header: dict[str, Any]) -> None:
-        self.worker.mirror.finish(header["status"], header["costs"])
-
-    def _label(self) -> str:
-        return self.task.label if self.spec.evaluation is not None else "auxiliary"
-
-    def record(self, record: dict[str, Any]) -> None:
-        self.worker.mirror.log(record)
-        now = time.monotonic()
-        final = record.get("step") == self.spec.num_steps
-        if record["kind"] == "step" and (now - self.last > 0.2 or final):
-            self.last = now
-            told = (record["step"], self.spec.num_steps, record["loss"])
-            role = self.spec.label if self.spec.evaluation is None else "main"
-            self.worker.channel.put(Progress(self.task.label, self.task.seed, role, *told))
-
-    def stop(self) -> bool:
-        return self.worker.stop.is_set()
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

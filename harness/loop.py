@@ -58,6 +58,9 @@ class Watch(Protocol):
     def end(self, header: dict[str, Any]) -> None:
         """Learn how the run ended."""
 
+    def resumed(self, records: list[dict[str, Any]]) -> None:
+        """Learn what an interrupted run had written before."""
+
     def record(self, record: dict[str, Any]) -> None:
         """Take note of a record that was just written."""
 
@@ -79,15 +82,15 @@ class Loop:
     every: Checkpoint
     network: nn.Module  # what the training step calls: the model, compiled if asked
     state: State = field(default_factory=dict)
-    _writer: RecordWriter = field(init=False)
+    _writer: RecordWriter | None = None
     _saved_at: float = field(default_factory=time.monotonic)
 
     def run(self) -> None:
         """Train to the last step, from the last checkpoint if there is one."""
-        self._restore()
         try:
+            self.start()
             while self.view.step < self.spec.num_steps:
-                self._step()
+                self.step()
                 self._evaluate_if_due()
                 if self.watch.stop() and self.view.step < self.spec.num_steps:
                     self.save()
@@ -97,6 +100,28 @@ class Loop:
             self.meter.close()
             self.save()
         finally:
+            self.close()
+
+    def start(self) -> None:
+        """Open the records and take up the last checkpoint, or evaluate the untrained model."""
+        saved = checkpoint.load(self.folder / CHECKPOINT)
+        self._writer = RecordWriter(self.folder / RECORDS, saved["records_bytes"] if saved else 0)
+        if saved is None:
+            with self.meter.section("mixer"):
+                self.state = self.spec.mixer.init(self.view)
+            self._evaluate_if_due()
+            return
+        self.view.step = saved["step"]
+        self.view.model.load_state_dict(saved["model"])
+        self.view.optimizer.load_state_dict(saved["optimizer"])
+        self.view.seen.copy_(saved["seen"])
+        self.state = saved["mixer"]
+        self.meter.restore(saved["cost"])
+        self.watch.resumed(read_records(self.folder / RECORDS))
+
+    def close(self) -> None:
+        """Put the records on the disk."""
+        if self._writer is not None:
             self._writer.close()
 
     def measure_probes(self) -> dict[str, float]:
@@ -112,10 +137,12 @@ class Loop:
     def write(self, record: dict[str, Any]) -> None:
         """Write a record with the training seconds so far, and tell the watch."""
         record["seconds"] = round(self.meter.accounts["train"].seconds, 6)
+        assert self._writer is not None, "start() comes first"
         self._writer.write(record)
         self.watch.record(record)
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Take one optimizer step and record it."""
         view, spec, meter = self.view, self.spec, self.meter
         with meter.section("mixer"):
             proposed = spec.mixer.propose(view, self.state)
@@ -132,56 +159,62 @@ class Loop:
             meter.charge("train", sum(view.row_flops) * spec.batch.rows, batch.targets.numel())
         view.step += 1
         with meter.section("save"):
-            for note in self.view.notes:
+            for note in view.notes:
                 self.write(note)
-            self.view.notes.clear()
+            view.notes.clear()
             self.write(self._describe_step(batch, losses, weights, loss, rate, norm))
             self._check_repetitions()
 
     def _backward(self, batch: Batch) -> tuple[Tensor, float]:
         """Accumulate the gradient of the batch's scaled mean loss; return token losses and loss."""
         size = self.spec.batch.micro_rows or len(batch.rows)
-        single = size >= len(batch.rows)
-        scale = None
-        if not single:
-            early = self.view.token_losses(batch) if self.spec.mixer.reweights else None
-            scale = batch.mask.float() if early is None else self._scale(batch, early)
-        total, seen_losses = 0.0, []
+        if size >= len(batch.rows):
+            losses = self._forward(batch)
+            scale = self._observe(batch, losses.detach())[:, None] * batch.mask
+            loss = self._descend(scale, losses, scale.sum())
+            return losses.detach(), loss
+        if self.spec.mixer.reweights:  # row weights depend on the losses of the whole batch
+            scale = self._observe(batch, self.view.token_losses(batch))[:, None] * batch.mask
+        else:
+            scale = batch.mask.float()
+        parts, loss, total = [], 0.0, scale.sum()
         for first in range(0, len(batch.rows), size):
             rows = slice(first, first + size)
-            with self._autocast():
-                losses = token_losses(self.network, batch.select(rows))
-            if scale is None:
-                scale = self._scale(batch, losses.detach())
-            loss = (scale[rows] * losses).sum() / scale.sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-            seen_losses.append(losses.detach())
-        all_losses = torch.cat(seen_losses)
-        if not single and not self.spec.mixer.reweights:
-            self._scale(batch, all_losses)
-        if not math.isfinite(total):
-            raise RunFailedError(f"the training loss is {total} at step {self.view.step}")
-        return all_losses, total
+            losses = self._forward(batch.select(rows))
+            loss += self._descend(scale[rows], losses, total)
+            parts.append(losses.detach())
+        all_losses = torch.cat(parts)
+        if not self.spec.mixer.reweights:
+            self._observe(batch, all_losses)
+        return all_losses, loss
 
-    def _scale(self, batch: Batch, losses: Tensor) -> Tensor:
-        """Return the factor of each token's loss [B, T], from the mixer's row weights."""
-        mixer, step = self.spec.mixer, self.view.step
+    def _forward(self, batch: Batch) -> Tensor:
+        enabled = self.spec.precision == "bfloat16"
+        with torch.autocast(self.spec.device, torch.bfloat16, enabled=enabled):
+            return token_losses(self.network, batch)
+
+    def _descend(self, scale: Tensor, losses: Tensor, total: Tensor) -> float:
+        loss = (scale * losses).sum() / total
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RunFailedError(f"the training loss is {value} at step {self.view.step}")
+        return value
+
+    def _observe(self, batch: Batch, losses: Tensor) -> Tensor:
+        """Show the mixer the batch's losses; return its loss weight of each row [B], checked."""
+        mixer = self.spec.mixer
         with self.meter.section("mixer"):
             weight = mixer.observe(self.view, self.state, batch, losses).to(losses)
-        if weight.shape != (len(batch.rows),) or not bool(
-            (weight >= 0).all() & weight.isfinite().all()
-        ):
-            raise ValueError(f"{type(mixer).__name__}.observe at step {step}: bad weights {weight}")
+        where = f"{type(mixer).__name__}.observe at step {self.view.step}"
+        good = bool((weight >= 0).all() & weight.isfinite().all())
+        if weight.shape != (len(batch.rows),) or not good:
+            raise ValueError(f"{where}: bad weights {weight}")
         if not mixer.reweights and not bool((weight == 1).all()):
-            name = type(mixer).__name__
-            raise ValueError(f"{name}.observe returns weights other than 1; set reweights = True")
-        scale = weight[:, None] * batch.mask
-        if float(scale.sum()) == 0:
-            raise ValueError(
-                f"{type(mixer).__name__}.observe at step {step}: all loss weights are 0"
-            )
-        return scale
+            raise ValueError(f"{where} returns weights other than 1; set reweights = True")
+        if float((weight[:, None] * batch.mask).sum()) == 0:
+            raise ValueError(f"{where}: all loss weights are 0")
+        return weight
 
     def _clip(self) -> float:
         limit = self.spec.optimizer.clip or math.inf
@@ -194,10 +227,6 @@ class Loop:
             where = f"at step {self.view.step}, first in parameter {name}"
             raise RunFailedError(f"the gradient norm is {norm} {where}")
         return norm
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.spec.precision == "bfloat16"
-        return torch.autocast(self.spec.device, torch.bfloat16, enabled=enabled)
 
     def _describe_step(
         self, batch: Batch, losses: Tensor, weights: Tensor, loss: float, rate: float, norm: float
@@ -258,6 +287,7 @@ class Loop:
             self._save()
 
     def _save(self) -> None:
+        assert self._writer is not None, "start() comes first"
         self._saved_at = time.monotonic()
         content = {
             "step": self.view.step,
@@ -269,23 +299,6 @@ class Loop:
             "records_bytes": self._writer.position(),
         }
         checkpoint.save(self.folder / CHECKPOINT, content)
-
-    def _restore(self) -> None:
-        saved = checkpoint.load(self.folder / CHECKPOINT, self.spec.device)
-        self._writer = RecordWriter(self.folder / RECORDS, saved["records_bytes"] if saved else 0)
-        if saved is None:
-            with self.meter.section("mixer"):
-                self.state = self.spec.mixer.init(self.view)
-            self._evaluate_if_due()
-            return
-        self.view.step = saved["step"]
-        self.view.model.load_state_dict(saved["model"])
-        self.view.optimizer.load_state_dict(saved["optimizer"])
-        self.view.seen.copy_(saved["seen"])
-        self.state = saved["mixer"]
-        self.meter.restore(saved["cost"])
-        for record in read_records(self.folder / RECORDS):  # so that a mirror of them is complete
-            self.watch.record(record)
 
 
 def assemble(

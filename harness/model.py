@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.errors import SpecError
 from harness.rng import key
 from harness.shapes import configure
 
@@ -23,6 +24,26 @@ if TYPE_CHECKING:
     from harness.spec import Model
 
 
+def check_model(spec: Model) -> None:
+    """Refuse a `config` that transformers would ignore, or cannot build; nothing is allocated."""
+    from transformers import AutoConfig
+
+    default = AutoConfig.for_model(spec.architecture)
+    known = set(default.to_dict()) | set(default.attribute_map)
+    for field, value in spec.config.items():
+        if field not in known or field in ("vocab_size", "use_cache"):
+            raise SpecError(
+                f"model.config.{field}: no field of a {spec.architecture} to be set here"
+            )
+        if value and ("pdrop" in field or "dropout" in field):
+            raise SpecError(f"model.config.{field}: is {value}; dropout must be 0 in a paired run")
+    try:
+        with torch.device("meta"):
+            build_model(spec, vocab_size=300, tokens=8, seed=0)
+    except Exception as error:  # transformers and torch raise what they like
+        raise SpecError(f"model.config: cannot be built: {error}") from None
+
+
 def build_model(
     spec: Model, vocab_size: int, tokens: int, seed: int, attention: str = "sdpa"
 ) -> nn.Module:
@@ -31,10 +52,10 @@ def build_model(
 
     config = AutoConfig.for_model(spec.architecture, **configure(spec, vocab_size, tokens))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(seed, "init"))
+        torch.default_generator.manual_seed(key(seed, "init"))
         from_config: Any = AutoModelForCausalLM.from_config
         model: nn.Module = from_config(config, attn_implementation=attention)
-    return model
+    return model.eval()  # dropout has no place in a run that is a function of its spec
 
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:

@@ -19,13 +19,17 @@ from pydantic_core import from_json
 
 SCHEMA = 1
 HEADER, RECORDS, CHECKPOINT = "run.json", "records.jsonl", "checkpoint.pt"
+LOCK = ".lock"  # held by the process that trains the run
 
 
 class RecordWriter:
     """Appends records to a file, a line at a time."""
 
     def __init__(self, path: Path, position: int = 0) -> None:
-        """Open `path`, dropping everything after byte `position`."""
+        """Open `path` and drop what follows byte `position`; ValueError where it is shorter."""
+        if position and (not path.exists() or path.stat().st_size < position):
+            lost = f"{path} ends before byte {position}, where its checkpoint goes on"
+            raise ValueError(f"{lost}; delete {path.parent} to train the run again")
         self._file = path.open("ab")
         self._file.truncate(position)
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from harness.errors import SpecError
 from harness.shapes import estimate_parameters
-from harness.spec import Ablation, Arm, RunSpec
+from harness.spec import Ablation, Arm, RunSpec, digest
 
 # Under this size one thread a run is fastest: several runs at once beat one run on all cores.
 SMALL_PARAMETERS = 20_000_000
@@ -47,7 +47,8 @@ def resolve(ablation: Ablation, corpus_id: str) -> dict[tuple[str, int], RunSpec
 
 
 def _run_spec(shared: dict[str, object], label: str, arm: Arm, seed: int) -> RunSpec:
-    data_seed = seed + arm.data_seed_shift
+    # keyed, not added: seed 0 + 1 would give this arm the order of the baseline's seed 1
+    data_seed = seed if arm.data_seed is None else int(digest(f"{seed}/{arm.data_seed}"), 16) >> 1
     return RunSpec(**shared, mixer=arm.settings, label=label, seed=seed, data_seed=data_seed)  # type: ignore[arg-type]
 
 

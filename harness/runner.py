@@ -28,7 +28,7 @@ from harness.files import read_json, write_json
 from harness.loop import InterruptedRunError, Loop, RunFailedError, Watch, assemble
 from harness.model import RowFlops, build_model, count_row_flops
 from harness.plans import Carried, remember
-from harness.records import CHECKPOINT, HEADER, RECORDS, SCHEMA, read_records
+from harness.records import CHECKPOINT, HEADER, LOCK, RECORDS, SCHEMA, read_records
 from harness.spec import Checkpoint, Model, RunSpec
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ class Runner:
         watch = self.watch(spec)
         with _locked(folder, watch):
             header = read_json(folder / HEADER)
-            if header is not None and header["status"] == "finished":
+            finished = header is not None and header["status"] == "finished"
+            if finished and (folder / CHECKPOINT).exists():
                 watch.found(folder)
             else:
                 self._train(spec, folder, watch)
@@ -93,6 +94,8 @@ class Runner:
 
     def _train(self, spec: RunSpec, folder: Path, watch: Watch) -> None:
         open_model = partial(open_finished, self.out / "runs")
+        for leftover in (*folder.glob("*.part-*"), *folder.glob("error.txt")):
+            leftover.unlink()  # of a process that was killed, or of a try that failed
         header = describe_run(spec, self.store)
         write_json(folder / HEADER, header)
         loop = None
@@ -120,7 +123,7 @@ class Runner:
 @contextmanager
 def _locked(folder: Path, watch: Watch) -> Iterator[None]:
     """Hold the run folder's lock; another process that trains this run is waited for."""
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     while not lock.is_locked:
         try:
             lock.acquire(timeout=0.5)
@@ -210,9 +213,13 @@ def versions() -> dict[str, str]:
 def git_state() -> tuple[str | None, bool]:
     """Return the commit of the checkout that this code lies in, and whether it is changed."""
     here = Path(__file__).parent
-    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain"])
+    commands = (
+        ["git", "ls-files", "--error-unmatch", Path(__file__).name],  # or it is another's checkout
+        ["git", "rev-parse", "HEAD"],
+        ["git", "status", "--porcelain"],
+    )
     try:
-        commit, status = (
+        _, commit, status = (
             subprocess.run(
                 c, cwd=here, capture_output=True, text=True, timeout=10, check=True
             ).stdout

@@ -37,6 +37,7 @@ def configure(spec: Model, vocab_size: int, tokens: int) -> dict[str, Any]:
 def estimate_parameters(spec: Model, vocab_size: int) -> int:
     """Return roughly how many parameters the model has: 12 d^2 a layer, and the embedding."""
     config = configure(spec, vocab_size, tokens=0)
-    layers = int(config.get("n_layer", config.get("num_hidden_layers")))  # type: ignore[arg-type]
-    width = int(config.get("n_embd", config.get("hidden_size")))  # type: ignore[arg-type]
+    # either name may be given for either architecture: transformers knows both
+    layers = int(config.get("num_hidden_layers", config.get("n_layer", 0)))
+    width = int(config.get("hidden_size", config.get("n_embd", 0)))
     return 12 * layers * width**2 + vocab_size * width

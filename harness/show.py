@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness.files import read_json
-from harness.records import HEADER, RECORDS, read_records
+from harness.records import HEADER, LOCK, RECORDS, read_records
 
 
 def show(folder: Path, console: Console) -> None:
@@ -34,7 +36,9 @@ def _ablation_table(content: dict[str, Any]) -> Table:
             for c in arm["runs"]
             if c["status"] != "finished"
         ]
-        table.add_row(label, arm["method"], f"{finished}/{len(arm['runs'])}", "\n".join(others))
+        table.add_row(
+            label, arm["method"], f"{finished}/{len(arm['runs'])}", Text("\n".join(others))
+        )
     return table
 
 
@@ -50,11 +54,22 @@ def _run_table(folder: Path, headers: list[dict[str, Any]]) -> Table:
             header["run_id"],
             spec["mixer"]["class"].rsplit(":", 1)[-1],
             str(spec["seed"]),
-            header["status"] + (f": {header['reason']}" if header["reason"] else ""),
+            Text(_state(folder / "runs" / header["run_id"], header)),
             f"{_last_step(folder, header)}/{header['num_steps']}",
             f"{sum(cost['seconds'] for cost in costs):.1f}" if costs else "",
         )
     return table
+
+
+def _state(folder: Path, header: dict[str, Any]) -> str:
+    """Return how a run is; one that says `running` and that no process holds was killed."""
+    if header["status"] != "running":
+        return str(header["status"]) + (f": {header['reason']}" if header["reason"] else "")
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return "killed"
+    except (Timeout, OSError):
+        return "running"
 
 
 def _last_step(folder: Path, header: dict[str, Any]) -> int:

@@ -14,6 +14,7 @@ import inspect
 import json
 import sys
 from dataclasses import fields, replace
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
@@ -153,6 +154,12 @@ class Optimizer:
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Global gradient norm; unset for no clipping."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError("warmup + decay must not exceed 1; lower one of them")
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class Evaluation:
@@ -161,7 +168,7 @@ class Evaluation:
     every: Count = 100
     rows: Count = 64
     """Rows per domain; all there are where a domain has fewer."""
-    splits: tuple[Literal["heldout", "tuning"], ...] = ("heldout",)
+    splits: Annotated[tuple[Literal["heldout", "tuning"], ...], Field(min_length=1)] = ("heldout",)
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -181,8 +188,8 @@ class Arm:
     """The method's own hyperparameters; `steelyard run SPEC --help` lists them."""
     control: bool = False
     """Descriptive: outside the family of confirmatory comparisons."""
-    data_seed_shift: int = 0
-    """Added to the seed for drawing data, not for weights: an A/A arm differs in order alone."""
+    data_seed: int | None = None
+    """Another order of data from the same initialisation: unset in all arms but an A/A arm."""
 
 
 Auto = Literal["auto"]
@@ -297,17 +304,48 @@ class RunSpec:
 
 
 def describe(mixer: Mixer) -> dict[str, Any]:
-    """Return a mixer's identity: its class, its settings and a digest of its module's code.
-
-    The digest is of the syntax tree, so that a comment or a line break re-runs nothing.
-    """
+    """Return a mixer's identity: its class, its settings and a digest of the code behind it."""
     cls = type(mixer)
-    source = inspect.getsource(sys.modules[cls.__module__])
     return {
         "class": f"{cls.__module__}:{cls.__qualname__}",
         "settings": _to_json({f.name: getattr(mixer, f.name) for f in fields(mixer)}),
-        "code": digest(ast.dump(ast.parse(source))),
+        "code": _code(cls.__module__),
     }
+
+
+@cache  # read once, near the import: a file that is edited later is not what runs
+def _code(module: str) -> str:
+    """Return a digest of a method's module and of what it imports from its package and the engine.
+
+    Comments, docstrings and line breaks are left out, so that a better sentence re-runs nothing.
+    """
+    package, trees, waiting = module.split(".")[0], {}, [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in trees and name in sys.modules:
+            trees[name] = tree = ast.parse(inspect.getsource(sys.modules[name]))
+            waiting += [found for found in _imports(tree) if _is_method_code(found, package)]
+    return digest({name: _without_docstrings(tree) for name, tree in trees.items()})
+
+
+def _imports(tree: ast.Module) -> list[str]:
+    froms = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    plain = [node.names for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    return [name for name in froms if name] + [alias.name for names in plain for alias in names]
+
+
+def _is_method_code(name: str, package: str) -> bool:
+    # what a method's numbers depend on; the rest of the harness goes by its version
+    return name.startswith(("harness.domains", "harness.influence")) or (
+        name.split(".")[0] == package and package != "harness"
+    )
+
+
+def _without_docstrings(tree: ast.Module) -> str:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = node.body[ast.get_docstring(node, clean=False) is not None :]
+    return ast.dump(tree)
 
 
 def digest(value: Any) -> str:

@@ -42,7 +42,7 @@ def load_ablation(path: Path, overrides: Sequence[str], find_method: FindMethod)
     for label, arm in ablation.arms.items():
         try:
             arm.settings.check(domains, ablation.targets)
-        except ValueError as error:
+        except Exception as error:  # whatever a user's own check does
             raise SpecError(f"{path}: arms.{label}.settings.{error}") from None
     return ablation
 
@@ -90,6 +90,10 @@ def _with_settings(arm: Any, where: str, find_method: FindMethod) -> Any:
     given = arm.get("settings", {})
     if not isinstance(given, Mapping):
         raise SpecError(f"{where}.settings: must be a table of settings, got {_short(given)}")
+    known = [f.name for f in fields(method) if f.init]
+    for key in given:  # a plain dataclass, which a user may write, would ignore it
+        if key not in known:
+            raise SpecError(f"{where}.settings.{key}: unknown key; {_fix(key, known)}")
     settings = _build(method, dict(given), f"{where}.settings")
     return {**arm, "settings": settings}
 
@@ -132,15 +136,18 @@ def _explain(problems: list[Any], place: tuple[str, ...], cls: type[Any], where:
     problem, kind = problems[0], problems[0]["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _known_keys(cls, [str(part) for part in problem["loc"][:-1]])
-        close = difflib.get_close_matches(place[-1], known, 1)
-        fix = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return _at(where, place, f"unknown key; {fix}")
+        return _at(where, place, f"unknown key; {_fix(place[-1], known)}")
     if kind in _MISSING:
         return _at(where, place, "is missing; add it")
     if kind == "value_error":
         return _at(where, place, str(problem["msg"]).removeprefix("Value error, "))
     messages = dict.fromkeys(f"{p['msg'][0].lower()}{p['msg'][1:]}" for p in problems)
     return _at(where, place, f"{', or '.join(messages)}, got {_short(problem['input'])}")
+
+
+def _fix(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
 
 
 def _at(where: str, place: tuple[str, ...], text: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from harness.files import whole_file
 from reports import figures, measures, notation, palette, tables
 from reports.headline import headline
 from reports.load import Evidence, load
@@ -37,14 +37,14 @@ class ReportPaths(NamedTuple):
 
 
 def build(out_dir: Path, name: str | None = None) -> ReportPaths:
-    """Write OUT/report/ for one ablation; the default is the most recently updated one."""
+    """Write OUT/report/NAME/ for one ablation; the default is the most recently updated one."""
     return write(load(Path(out_dir), name))
 
 
 def write(evidence: Evidence) -> ReportPaths:
-    """Write OUT/report/ for the ablation whose records were read."""
+    """Write OUT/report/NAME/ for the ablation whose records were read."""
     context = contents(evidence)
-    folder = evidence.out_dir / "report"
+    folder = evidence.out_dir / "report" / evidence.name
     folder.mkdir(parents=True, exist_ok=True)
     paths = ReportPaths(folder / "report.html", folder / "report.md", folder / "results.csv")
     _write(paths.html, _render_html(context))
@@ -192,6 +192,5 @@ def escape_markdown(value: object) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Put a file in place whole: a browser or a reader never sees half of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as file:
+        file.write(text.encode())

@@ -13,7 +13,7 @@ import pandas as pd
 
 from reports import measures, notation, tables
 from reports.load import Evidence
-from reports.stats import Paired, paired_difference
+from reports.stats import Paired, paired_difference, seeds_needed
 
 _MAX_NAMED = 4  # more differences than a sentence holds are left to the table
 
@@ -122,7 +122,9 @@ def _free_mixtures(evidence: Evidence) -> list[Statement]:
 
 
 def _outcome(pair: Paired) -> str:
-    """Return what free - method shows; an interval that holds zero, or is none, is no winner."""
+    """Return what free - method shows; no winner without enough seeds, or across zero."""
+    if pair.num_pairs < seeds_needed(1):
+        return "not told apart"
     return "beats" if pair.high < 0 else "is beaten" if pair.low > 0 else "not told apart"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,17 +56,21 @@ def ablations(out_dir: Path) -> list[str]:
     """Name the ablations of a folder, the most recently updated first."""
     updated = []
     for path in sorted((out_dir / "ablations").glob("*.json")):
-        updated.append((str(_read_ablation(path).get("updated", "")), path.stem))
+        with suppress(SpecError):  # it is refused when it is the one that is asked for
+            updated.append((str(_read_ablation(path).get("updated", "")), path.stem))
     return [name for _, name in sorted(updated, reverse=True)]
 
 
 def load(out_dir: Path, name: str | None = None) -> Evidence:
     """Read one ablation and every run that it names; the default is the most recently updated."""
     names = ablations(out_dir)
+    unreadable = sorted((out_dir / "ablations").glob("*.json"))
+    if not names and name is None and unreadable:
+        _read_ablation(unreadable[0])  # which says what is wrong with it
     if not names:
         raise SpecError(f"{out_dir} holds no ablation; `steelyard run SPEC --out {out_dir}` does")
     chosen = names[0] if name is None else name
-    if chosen not in names:
+    if chosen not in names and not (out_dir / "ablations" / f"{chosen}.json").exists():
         raise SpecError(f"no ablation {chosen!r} in {out_dir}; choose one of {', '.join(names)}")
     header = _read_ablation(out_dir / "ablations" / f"{chosen}.json")
     runs = _grid(header)
@@ -95,10 +100,14 @@ def load(out_dir: Path, name: str | None = None) -> Evidence:
 
 
 def _read_ablation(path: Path) -> Json:
-    header: Json = json.loads(path.read_bytes())
-    if header.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {header.get('schema')}, this steelyard reads {SCHEMA}; "
+    try:
+        header: Json = json.loads(path.read_bytes())
+        schema = header.get("schema")
+    except (ValueError, AttributeError) as error:
+        raise SpecError(f"{path}: unreadable ({error}); run the ablation again") from None
+    if schema != SCHEMA:
+        raise SpecError(
+            f"{path} has schema {schema}, this steelyard reads {SCHEMA}; "
             "write the report with the version that ran it"
         )
     return header

@@ -177,8 +177,9 @@ def terminal_table(evidence: Evidence, narrow: bool = False) -> Table:
         caption_justify="left",
         pad_edge=False,
         padding=(0, 1),
+        collapse_padding=True,
     )
-    table.add_column("arm", overflow="fold", max_width=20)
+    table.add_column("arm", overflow="fold", min_width=9, max_width=20)
     if not narrow:
         table.add_column("seeds", justify="right", no_wrap=True)
     for metric in shown:

@@ -15,6 +15,7 @@ LAYERS = [
     {"cli"},
     {"ablate", "display", "show", "specfile"},
     {"grid", "resolve"},
+    {"worker"},
     {"runner"},
     {"loop", "plans", "trackers"},
     {"view", "evaluate", "stream", "checkpoint", "corpus"},

@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,6 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _save(path: Path, array: np.ndarray[Any, Any]) -> None:
-    with path.open("xb") as file:
-        np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
+    content = BytesIO()  # where numpy writes a file itself, a full disk is an error without a name
+    np.save(content, array, allow_pickle=False)
+    _write(path, content.getvalue())

@@ -8,11 +8,14 @@ preconditioner moves onto v, once, and each row costs one forward at parameters 
 Scores are per unit of learning rate, in nats; positive: training on the row lowers the query's
 loss. A row's loss is the mean over its counted tokens. One-sided differences have an error of the
 order of the step from curvature, and of its inverse from float32 rounding: the step is checked on
-a few rows before it is used. Sources: facts of arXiv:2505.19051 (Adam scaling); torch's AdamW.
+a few rows before it is used. Left out: gradient clipping, momentum and weight decay (the same for
+all rows, to first order), and the change that a row makes to the second moments. Source: the Adam
+form of arXiv:2505.19051, and torch's AdamW.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -95,7 +98,7 @@ def score_rows(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:
     bad = (~scores.isfinite()).nonzero()
     if len(bad):
         first = int(bad[0])
-        domain = view.domains[int(rows.domains[first])]
+        domain = view.probe_domains[int(rows.domains[first])]
         row = int(rows.rows[first])
         where = f"row {row} of domain {domain!r} is {float(scores[first])} at step {view.step}"
         raise FloatingPointError(f"influence of {where}")
@@ -112,17 +115,19 @@ def checked_step(view: View, rows: Batch, along: Direction) -> CheckedStep:
     if not 0 < length < float("inf"):
         raise FloatingPointError(f"the probe direction has norm {length} at step {view.step}")
     base = row_losses(view, rows, along, 0.0)
-    steps = [relative * parameters / length for relative in STEPS]
-    scores = [(row_losses(view, rows, along, eps) - base) / eps for eps in steps[:2]]
-    best = None
-    for i, relative in enumerate(STEPS[:-1]):
-        if i + 1 == len(scores):
-            scores.append((row_losses(view, rows, along, steps[i + 1]) - base) / steps[i + 1])
-        finer = scores[i + 1]
-        disagreement = float((scores[i] - finer).norm() / finer.norm().clamp(min=1e-300))
+
+    def scores_at(relative: float) -> Tensor:
+        eps = relative * parameters / length
+        return (row_losses(view, rows, along, eps) - base) / eps
+
+    best, scores = None, scores_at(STEPS[0])
+    for relative, smaller in pairwise(STEPS):
+        finer = scores_at(smaller)
+        disagreement = float((scores - finer).norm() / finer.norm().clamp(min=1e-300))
         if best is None or disagreement < best.disagreement:
-            best = CheckedStep(steps[i], relative, disagreement)
+            best = CheckedStep(relative * parameters / length, relative, disagreement)
         if disagreement < AGREEMENT:
             break
+        scores = finer
     assert best is not None
     return best

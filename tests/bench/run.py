@@ -63,6 +63,9 @@ class Silent:
     def end(self, header: dict[str, Any]) -> None:
         """Ignore it."""
 
+    def resumed(self, records: list[dict[str, Any]]) -> None:
+        """Ignore it."""
+
     def record(self, record: dict[str, Any]) -> None:
         """Ignore it."""
 
@@ -91,7 +94,7 @@ def loop_of(out: Path, mixer: Any, size: str, tokens: int, steps: int, threads: 
     store = open_corpus(CORPUS, out / "corpora")
     folder = Path(tempfile.mkdtemp(dir=out))
     loop = assemble(spec, store, folder, no_model, Silent(), Checkpoint(minutes=None))
-    loop._restore()
+    loop.start()
     return loop
 
 
@@ -152,7 +155,7 @@ def bench_throughput(out: Path, pairs: int, block: int, threads: int) -> list[tu
     rows = []
     for size, tokens in (("nano", 64), ("mini", 128)):
         loop = loop_of(out, Static(), size, tokens, 10**6, threads)
-        mean, low, high = interval(list(ratios(loop._step, bare_loop(loop), pairs, block)))
+        mean, low, high = interval(list(ratios(loop.step, bare_loop(loop), pairs, block)))
         what = f"static arm / bare loop, tokens per second ({size}, 16 x {tokens})"
         rows.append((what, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", "low >= 0.97"))
     return rows
@@ -177,7 +180,7 @@ def bench_fidelity(out: Path, threads: int) -> list[tuple[str, ...]]:
     correlations = []
     for _ in range(5):
         for _ in range(20):
-            loop._step()
+            loop.step()
         view = loop.view
         probes = view.probes(32)
         gradient = view.gradient(probes.select(probes.domains == 4))

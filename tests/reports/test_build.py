@@ -55,7 +55,7 @@ def test_the_three_files_are_written_whole_and_the_same_records_give_the_same_by
     paths = build(eight)
     first = [path.read_bytes() for path in paths]
 
-    assert sorted(p.name for p in (eight / "report").iterdir()) == [
+    assert sorted(p.name for p in (eight / "report" / "demo").iterdir()) == [
         "report.html",
         "report.md",
         "results.csv",

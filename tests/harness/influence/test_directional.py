@@ -26,10 +26,10 @@ from tests.tiny import MakeLoop, MakeSpec, MakeView
 
 def trained(loop: Loop, steps: int) -> RunView:
     """Return the view of a run after some steps, so that AdamW has moments."""
-    loop._restore()
+    loop.start()
     for _ in range(steps):
-        loop._step()
-    loop._writer.close()
+        loop.step()
+    loop.close()
     return loop.view
 
 

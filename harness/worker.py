@@ -1,0 +1,164 @@
+"""What happens in a worker process: it carries out one (arm, seed) after another.
+
+A worker has a pipe of its own and shares no lock and no queue with others, because a process that
+is killed keeps what it holds. It imports torch while it waits for its first task, leaves Ctrl-C to
+its parent, and ends when its parent is gone: an orphan would hold a run that nobody waits for.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from harness.spec import Checkpoint, Corpus, RunSpec
+from harness.trackers import Mirror, open_trackers
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+PATIENCE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One arm at one seed."""
+
+    label: str
+    seed: int
+    spec: RunSpec
+
+
+class Outcome(NamedTuple):
+    """How a task ended."""
+
+    status: str  # finished, failed or interrupted
+    run_id: str | None = None
+    auxiliary: tuple[tuple[str, str], ...] = ()  # (run id, role)
+    reason: str | None = None
+
+
+class Progress(NamedTuple):
+    """What a worker says while it trains."""
+
+    label: str
+    seed: int
+    role: str
+    step: int
+    num_steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where workers work, and what they share."""
+
+    out: Path
+    corpus: Corpus
+    checkpoint: Checkpoint
+    trackers: tuple[str, ...]
+    name: str
+
+
+def work(pipe: Connection, site: Site, stop: Any) -> None:
+    """Answer each task that comes over `pipe` with its outcome, until None comes.
+
+    `stop` is a byte in shared memory: once it is set, runs save themselves and end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
+    signal.signal(signal.SIGTERM, lambda *_: _ask_to_stop(stop))  # a scheduler ends whole groups
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    desk = _Desk(pipe, site, stop, open_trackers(site.trackers, site.out))
+    with suppress(ImportError):  # it comes again, with a place to tell it, at the first task
+        _import_everything()
+    while (task := pipe.recv()) is not None:
+        pipe.send(_carry_out(task, desk))
+
+
+def _ask_to_stop(stop: Any) -> None:
+    stop.value = 1
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # as if killed: the run goes on from its last checkpoint
+
+
+def _import_everything() -> None:
+    import transformers.models.gpt2.modeling_gpt2  # noqa: F401
+
+    import harness.runner  # noqa: F401
+
+
+class _Desk(NamedTuple):
+    """What a worker works with."""
+
+    pipe: Connection
+    site: Site
+    stop: Any
+    mirror: Mirror
+
+
+def _carry_out(task: Task, desk: _Desk) -> Outcome:
+    if desk.stop.value:
+        return Outcome("interrupted")
+    from harness.corpus import open_corpus
+    from harness.loop import InterruptedRunError
+    from harness.runner import Runner, one_line
+
+    site = desk.site
+    try:
+        store = open_corpus(site.corpus, site.out / "corpora")
+        runner = Runner(site.out, store, site.checkpoint, lambda spec: _Watch(desk, task, spec))
+        carried = runner.carry_out(task.spec)
+    except InterruptedRunError:
+        return Outcome("interrupted")
+    except (Exception, SystemExit) as error:
+        return Outcome("failed", reason=one_line(error))
+    return Outcome("finished", carried.main, carried.auxiliary)
+
+
+class _Watch:
+    """Sends a run's progress to the parent, a few times a second."""
+
+    def __init__(self, desk: _Desk, task: Task, spec: RunSpec) -> None:
+        self.desk, self.task, self.spec = desk, task, spec
+        self.last = 0.0
+
+    def found(self, folder: Path) -> None:
+        self.desk.mirror.replay(folder, self.desk.site.name, self._label())
+
+    def begin(self, header: dict[str, Any]) -> None:
+        self.desk.mirror.start(header, self.desk.site.name, self._label())
+
+    def end(self, header: dict[str, Any]) -> None:
+        self.desk.mirror.finish(header["status"], header["costs"])
+
+    def _label(self) -> str:
+        return self.task.label if self.spec.evaluation is not None else "auxiliary"
+
+    def resumed(self, records: list[dict[str, Any]]) -> None:
+        for record in records:  # all at once, so wait for a tracker rather than outrun it
+            self.desk.mirror.log(record, patience=PATIENCE_SECONDS)
+
+    def record(self, record: dict[str, Any]) -> None:
+        self.desk.mirror.log(record)
+        now = time.monotonic()
+        final = record.get("step") == self.spec.num_steps
+        if record["kind"] == "step" and (now - self.last > 0.2 or final):
+            self.last = now
+            told = (record["step"], self.spec.num_steps, record["loss"])
+            role = self.spec.label if self.spec.evaluation is None else "main"
+            self.desk.pipe.send(Progress(self.task.label, self.task.seed, role, *told))
+
+    def stop(self) -> bool:
+        return bool(self.desk.stop.value)

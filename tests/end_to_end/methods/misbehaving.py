@@ -1,0 +1,95 @@
+"""Methods that go wrong on purpose. Each draws uniformly, so that what it survives can be compared.
+
+They live outside the project, as a user's own method would: found on PYTHONPATH and named
+`misbehaving:Class` in a spec. Paths are settings, since a worker shares nothing else with a test.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from harness.api import Mixer
+from harness.domains import uniform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.api import State, View
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Raises(Mixer):
+    """Fails at a step, with a message that a terminal's markup could trip over."""
+
+    step: int = 5
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Raise when it is time."""
+        if view.step == self.step:
+            raise ValueError(f"no weights [/bold] at step {view.step}\nand a second line")
+        return uniform(len(view.domains))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Dies(Mixer):
+    """Kills its own process at a step, as the kernel does where memory runs out."""
+
+    log: str
+    """A line for each death."""
+    step: int = 5
+    times: int = 1000
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Die when it is time, unless it has died often enough."""
+        log = Path(self.log)
+        deaths = len(log.read_text().splitlines()) if log.exists() else 0
+        if view.step == self.step and deaths < self.times:
+            with log.open("a") as file:
+                file.write("died\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return uniform(len(view.domains))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Waits(Mixer):
+    """Stops at a step until a file appears, so that a test can act in the middle of a run."""
+
+    gate: str
+    """The run goes on once this file exists; `gate`.waiting tells that it has come this far."""
+    lines: int = 0
+    """So many lines must be in the file, too."""
+    step: int = 5
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Wait when it is time."""
+        if view.step == self.step and not self._is_open():
+            Path(f"{self.gate}.waiting").touch()
+            while not self._is_open():
+                time.sleep(0.01)
+        return uniform(len(view.domains))
+
+    def _is_open(self) -> bool:
+        gate = Path(self.gate)
+        return gate.exists() and len(gate.read_text().splitlines()) >= self.lines
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Counted(Mixer):
+    """Writes down every step that it is asked for."""
+
+    log: str
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Append the step, in one write, which concurrent processes cannot tear."""
+        with Path(self.log).open("ab", buffering=0) as file:
+            file.write(f"{view.step}\n".encode())
+        return uniform(len(view.domains))

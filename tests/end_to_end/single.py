@@ -1,0 +1,59 @@
+"""One run in a process of its own; the server that such processes are forked from has imported it.
+
+Forking is safe there: the server has one thread, and has computed nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import transformers.models.gpt2.modeling_gpt2  # noqa: F401
+
+from harness.corpus import open_corpus
+from harness.loop import Loop
+from harness.runner import Runner
+from harness.spec import Checkpoint, RunSpec
+
+OFTEN = Checkpoint(minutes=None, steps=2)
+
+
+class Silent:
+    """Watches a run and does nothing."""
+
+    def found(self, folder: Path) -> None:
+        """Ignore it."""
+
+    def begin(self, header: dict[str, Any]) -> None:
+        """Ignore it."""
+
+    def end(self, header: dict[str, Any]) -> None:
+        """Ignore it."""
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Ignore it."""
+
+    def stop(self) -> bool:
+        """Go on."""
+        return False
+
+
+def ensure(out: Path, spec: RunSpec, every: Checkpoint = OFTEN) -> None:
+    """Train a run, or finish it."""
+    store = open_corpus(spec.corpus, out / "corpora")
+    Runner(out, store, every, lambda _: Silent()).ensure(spec)
+
+
+def ensure_timed(out: Path, spec: RunSpec, told: Path) -> None:
+    """Train a run; write the seconds that its loop took by a clock of our own to `told`."""
+    run = Loop.run
+
+    def timed(loop: Loop) -> None:
+        start = time.perf_counter()
+        run(loop)
+        told.write_text(json.dumps(time.perf_counter() - start))
+
+    Loop.run = timed  # type: ignore[method-assign]
+    ensure(out, spec, Checkpoint(minutes=None, steps=10))
