@@ -159,17 +159,17 @@ def find_method(name: str) -> type:
     """Return the class of a method: a registered name, or `module:Class` from anywhere."""
     with deferred("torch"):
         methods: dict[str, type] = importlib.import_module("baselines").METHODS
-        if name in methods:
-            return methods[name]
-        module, colon, attribute = name.partition(":")
-        if not colon:
-            known = ", ".join(methods)
-            raise ValueError(f"unknown method {name!r}; choose from {known}, or give module:Class")
-        try:
-            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
-        except Exception as error:  # whatever the user's module does when it is imported
-            what = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{name!r} cannot be imported: {what}") from None
+    if name in methods:
+        return methods[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        known = ", ".join(methods)
+        raise ValueError(f"unknown method {name!r}; choose from {known}, or give module:Class")
+    try:
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    except Exception as error:  # whatever the user's module does when it is imported
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name!r} cannot be imported: {what}") from None
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 Importing torch takes seconds, and a misspelt key in a spec must be answered within one. Methods
 are ordinary files with `import torch` on top, and reading their settings needs no tensor. So the
-command line imports them while a stand-in goes by that name; the first attribute that anyone asks
-of it imports the real package. `from torch import x` and `import torch.nn` are such asks: a user's
-method written that way works the same, and starts slower. The stand-in leaves sys.modules at once,
-since libraries look there to learn whether torch is in use.
+command line imports steelyard's own methods while a stand-in goes by that name; the first attribute
+that anyone asks of it imports the real package. The stand-in leaves sys.modules at once, since
+libraries look there to learn whether torch is in use. A user's methods are imported plainly: what
+they do with torch on top of a file is their business.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 
 class _Deferred(ModuleType):
     def __getattr__(self, attribute: str) -> Any:
+        if attribute == "__path__":
+            # no package: `import torch.nn` fails at once, where half an import would crash later
+            raise AttributeError(attribute)
         self.step_aside()
         return getattr(importlib.import_module(self.__name__), attribute)
 
@@ -29,29 +31,6 @@ class _Deferred(ModuleType):
         """Leave the name to the real package."""
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
-
-
-class _Submodules:
-    """Finds submodules of a stand-in: by importing the real package, which is whole only then."""
-
-    def __init__(self, stand_in: _Deferred) -> None:
-        self.stand_in = stand_in
-        self.real: dict[str, ModuleSpec | None] = {}
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        package = self.stand_in.__name__
-        if sys.modules.get(package) is self.stand_in and name.startswith(f"{package}."):
-            return ModuleSpec(name, self)  # type: ignore[arg-type]
-        return None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        self.stand_in.step_aside()
-        module = importlib.import_module(spec.name)
-        self.real[spec.name] = module.__spec__
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.real[module.__name__]  # it has run; importing put our own spec there
 
 
 @contextmanager
@@ -62,12 +41,9 @@ def deferred(name: str) -> Iterator[None]:
         yield
         return
     module = _Deferred(name)
-    module.__spec__, module.__path__ = spec, list(spec.submodule_search_locations or ())
-    submodules = _Submodules(module)
+    module.__spec__ = spec
     sys.modules[name] = module
-    sys.meta_path.insert(0, submodules)
     try:
         yield
     finally:
-        sys.meta_path.remove(submodules)
         module.step_aside()

@@ -50,6 +50,12 @@ def domain_mean(
     return torch.where(count > 0, total / count.clamp(min=1), empty.to(torch.float64))
 
 
+def _check_bounds(num_domains: int, floor: float, cap: float) -> None:
+    # a bound of exactly 1/K may be off by a rounding
+    if not floor * num_domains <= 1 + 1e-12 or not cap * num_domains >= 1 - 1e-12:
+        raise ValueError(f"no mixture of {num_domains} domains lies between {floor} and {cap}")
+
+
 def bounded(weights: Tensor, floor: float, cap: float) -> Tensor:
     """Return the multiple of `weights` [K] clamped to [floor, cap] that sums to 1.
 
@@ -57,8 +63,7 @@ def bounded(weights: Tensor, floor: float, cap: float) -> Tensor:
     others in proportion. ValueError where no such point exists.
     """
     num_domains = len(weights)
-    if not floor * num_domains <= 1 <= cap * num_domains:
-        raise ValueError(f"no mixture of {num_domains} domains lies between {floor} and {cap}")
+    _check_bounds(num_domains, floor, cap)
     weights = weights / weights.sum()
     if float(weights.min()) >= floor and float(weights.max()) <= cap:
         return weights
@@ -74,8 +79,7 @@ def bounded(weights: Tensor, floor: float, cap: float) -> Tensor:
 def projected(point: Tensor, floor: float = 0.0, cap: float = 1.0) -> Tensor:
     """Return the Euclidean projection of `point` [K] onto {floor <= w <= cap, sum w = 1}."""
     num_domains = len(point)
-    if not floor * num_domains <= 1 <= cap * num_domains:
-        raise ValueError(f"no mixture of {num_domains} domains lies between {floor} and {cap}")
+    _check_bounds(num_domains, floor, cap)
     low, high = float(point.min()) - cap, float(point.max()) - floor
     for _ in range(200):  # the sum falls monotonically in tau
         tau = (low + high) / 2

@@ -49,6 +49,7 @@ class Grid:
     _context: Any = field(default_factory=lambda: multiprocessing.get_context("spawn"))
     _workers: list[_Worker] = field(default_factory=list)
     _stop: Any = field(init=False)
+    _was_asked: bool = False
 
     def __post_init__(self) -> None:
         self._stop = self._context.RawValue("b", 0)
@@ -155,10 +156,10 @@ class Grid:
             on_outcome(task, Outcome("failed", reason=reason))
 
     def _ask_to_stop(self) -> None:
-        if self._stop.value:
+        if self._was_asked:  # not the byte: a signal to the whole group lets a worker set it first
             for worker in self._workers:
                 worker.process.kill()
-        self._stop.value = 1
+        self._was_asked, self._stop.value = True, 1
 
 
 def _cause(exit_code: int | None) -> str:

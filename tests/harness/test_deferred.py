@@ -85,18 +85,10 @@ assert sys.meta_path == before
 
 @pytest.mark.parametrize(
     "statement",
-    [
-        "from heavy import value; assert value == 5",
-        "from heavy import nn; assert nn.base == 5",
-        "import heavy.nn; assert heavy.nn.base == 5",
-        "import heavy.nn as nn; assert nn.base == 5",
-        "import heavy.nn.functional as F; assert F.double(2) == 4",
-        "from heavy.nn import functional as F; assert F.double(2) == 4",
-        "import heavy; from heavy.nn import functional as F; assert F.double(2) == 4",
-    ],
+    ["from heavy import value; assert value == 5", "from heavy import nn; assert nn.base == 5"],
 )
-def test_any_way_to_import_from_it_works(packages: Path, statement: str) -> None:
-    """Each asks for the real package, which loads once and whole, with one copy of its modules."""
+def test_importing_from_it_imports_the_real_package(packages: Path, statement: str) -> None:
+    """The package loads once and whole, with one copy of its modules."""
     program = f"""
 with deferred("heavy"):
     {statement}
@@ -104,10 +96,21 @@ import heavy as real
 from heavy.nn import functional
 assert real.ready and real.nn.functional is functional
 assert real.__spec__.origin.endswith("heavy/__init__.py")
-assert sys.modules["heavy.nn"].__spec__.origin.endswith("nn/__init__.py")
-assert sys.modules["heavy.nn.functional"].__spec__.origin.endswith("functional.py")
 """
     assert run(packages, program) == "loaded\nloaded nn\n"
+
+
+def test_a_submodule_is_refused_at_once(packages: Path) -> None:
+    """Half an import of torch crashes the interpreter; an ImportError names the line."""
+    program = """
+try:
+    with deferred("heavy"):
+        import heavy.nn
+except ImportError as error:
+    print(error)
+import heavy.nn
+"""
+    assert "'heavy' is not a package" in run(packages, program)
 
 
 def test_a_package_that_is_loaded_stays_the_real_one(packages: Path) -> None:
@@ -124,7 +127,7 @@ assert heavy is real is sys.modules["heavy"]
 def test_what_is_missing_is_missing_as_ever(packages: Path) -> None:
     """A package or an attribute that does not exist gives Python's own error."""
     program = """
-for wrong in ("import nowhere", "import heavy.nowhere", "from heavy import nowhere"):
+for wrong in ("import nowhere", "from heavy import nowhere"):
     try:
         with deferred("nowhere"), deferred("heavy"):
             exec(wrong)
