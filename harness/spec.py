@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
+import importlib.util
 import json
 import sys
 from dataclasses import fields, replace
 from functools import cache
+from importlib.abc import InspectLoader
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
@@ -318,20 +319,40 @@ def _code(module: str) -> str:
     """Return a digest of a method's module and of what it imports from its package and the engine.
 
     Comments, docstrings and line breaks are left out, so that a better sentence re-runs nothing.
+    What has been imported so far plays no part: it differs between a parent and its workers.
     """
     package, trees, waiting = module.split(".")[0], {}, [module]
     while waiting:
         name = waiting.pop()
-        if name not in trees and name in sys.modules:
-            trees[name] = tree = ast.parse(inspect.getsource(sys.modules[name]))
-            waiting += [found for found in _imports(tree) if _is_method_code(found, package)]
+        source = _source(name) if name not in trees else None
+        if source is not None:
+            trees[name] = tree = ast.parse(source)
+            waiting += [found for found in _imports(tree, name) if _is_method_code(found, package)]
     return digest({name: _without_docstrings(tree) for name, tree in trees.items()})
 
 
-def _imports(tree: ast.Module) -> list[str]:
-    froms = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    plain = [node.names for node in ast.walk(tree) if isinstance(node, ast.Import)]
-    return [name for name in froms if name] + [alias.name for names in plain for alias in names]
+def _source(name: str) -> str | None:
+    """Return a module's source; None for what is no module of Python's, such as a class in one."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    loader = None if spec is None else spec.loader
+    return loader.get_source(name) if isinstance(loader, InspectLoader) else None
+
+
+def _imports(tree: ast.Module, importer: str) -> list[str]:
+    """Return what a module imports: all that may be the name of a module."""
+    spec = importlib.util.find_spec(importer)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            relative = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(relative, spec.parent if spec else None)
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def _is_method_code(name: str, package: str) -> bool:

@@ -136,8 +136,20 @@ def costs(evidence: Evidence) -> pd.DataFrame:
         table[f"eval_{unit}"] = main[f"eval_{unit}"]
         table[f"save_{unit}"] = main[f"save_{unit}"]
     table["train_tokens"] = main["train_tokens"]
-    table["peak_bytes"] = main[["train_peak_bytes", "mixer_peak_bytes"]].max(axis=1)
+    table["peak_bytes"] = _highest_peak(evidence, table)
     return table.reset_index(drop=True)
+
+
+def _highest_peak(evidence: Evidence, table: pd.DataFrame) -> pd.Series:
+    """Return the peak memory of training and mixer over each plan's runs, auxiliary ones too."""
+    peaks = evidence.runs[["arm", "seed"]].assign(
+        peak=evidence.runs[["train_peak_bytes", "mixer_peak_bytes"]].max(axis=1)
+    )
+    highest = peaks.groupby(["arm", "seed"])["peak"].max()
+    return pd.Series(
+        [highest[arm, seed] for arm, seed in zip(table["arm"], table["seed"], strict=True)],
+        table.index,
+    )
 
 
 def judge(evidence: Evidence) -> dict[str, Judged]:
