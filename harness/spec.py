@@ -12,7 +12,6 @@ import ast
 import hashlib
 import importlib.util
 import json
-import sys
 from dataclasses import fields, replace
 from functools import cache
 from importlib.abc import InspectLoader

@@ -32,6 +32,9 @@ class Silent:
     def end(self, header: dict[str, Any]) -> None:
         """Ignore it."""
 
+    def resumed(self, records: list[dict[str, Any]]) -> None:
+        """Ignore it."""
+
     def record(self, record: dict[str, Any]) -> None:
         """Ignore it."""
 

@@ -9,12 +9,16 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from harness import cli
+from harness.display import TerminalDisplay
+from harness.worker import Outcome, Progress, Task
 
 from .conftest import (
     ARMS,
@@ -221,7 +225,7 @@ def test_a_run_reports_every_cell_and_writes_a_report(finished: Finished) -> Non
     for label in ARMS:
         for seed in (0, 1):
             assert re.search(rf"\[\d+/12\] {label} seed {seed} finished", finished.stdout)
-    assert "report: new/out/report/tiny/tiny/report.html" in finished.stdout
+    assert "report: new/out/report/tiny/report.html" in finished.stdout
     assert "\x1b" not in finished.stdout
     assert {path.name for path in report.iterdir()} == {"report.html", "report.md", "results.csv"}
     assert all(label in (report / "report.md").read_text() for label in ARMS)
@@ -376,6 +380,25 @@ def test_a_run_whose_checkpoint_was_deleted_is_still_finished(
     assert not list(copy.folder.glob("runs/*/checkpoint.pt"))
 
 
+def test_on_a_terminal_without_cursor_movement_every_cell_is_a_line() -> None:
+    """TERM=dumb, as in an editor's shell: a bar that redraws itself would show nothing."""
+    console = Console(file=StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
+    display = TerminalDisplay(console)
+    task = Task("uniform", 3, None)  # type: ignore[arg-type]
+
+    display.open(total=2, found=0)
+    display.progress(Progress("uniform", 3, "main", 5, 10, 2.5))
+    display.outcome(task, Outcome("finished", "0123456789abcdef"))
+    display.outcome(task, Outcome("failed", reason="list index [0] is :x: out of [/red] range"))
+    display.close()
+
+    assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "2 runs: arms x seeds",
+        "[1/2] uniform seed 3 finished (0123456789abcdef)",
+        "failed uniform seed 3: list index [0] is :x: out of [/red] range",
+    ]
+
+
 # ---- trouble ---------------------------------------------------------------------------------
 
 
@@ -500,7 +523,7 @@ def test_killed_then_interrupted_then_run_again_equals_an_uninterrupted_run(
         stdout, stderr = process.communicate(timeout=30)
         wait_until(lambda: group(process.pid) == [], "all its processes to end")
     assert process.returncode == 130
-    assert "the same command goes on from here" in stdout
+    assert "the same command goes on from what is saved" in stdout
     assert stderr == ""
     run_id = next(i for i in out.run_ids() if "Waits" in out.header(i)["spec"]["mixer"]["class"])
     assert out.header(run_id)["status"] == "interrupted"

@@ -289,6 +289,30 @@ def test_a_methods_code_is_part_of_its_identity(
     assert replace(SPEC, mixer=Plain()).canonical["mixer"] == describe(Plain())
 
 
+def test_a_methods_identity_covers_what_it_imports_from_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imported so far or not: a parent and its workers must call one run by one name."""
+    package = tmp_path / "a_users_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    lazy = "\n    def init(self, view):\n        from . import late\n        return {}\n"
+    (package / "method.py").write_text(METHOD + lazy)
+    (package / "late.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    method = importlib.import_module("a_users_package.method").Mine()
+    code = [describe(method)["code"]]
+    importlib.import_module("a_users_package.late")
+
+    for text in ("X = 1\n", "X = 2\n"):
+        (package / "late.py").write_text(text)
+        _code.cache_clear()
+        code.append(describe(method)["code"])
+
+    assert code[0] == code[1]
+    assert code[1] != code[2]
+
+
 def test_two_methods_of_one_file_differ() -> None:
     """The class is part of the identity, not only its settings and its file."""
     assert describe(Plain())["settings"] == describe(Twin())["settings"]
