@@ -19,10 +19,11 @@ from harness.corpus import corpus_id, open_corpus
 from harness.errors import SpecError
 from harness.files import read_json, write_json
 from harness.grid import Grid
+from harness.identity import describe
 from harness.plans import recall
 from harness.records import SCHEMA
 from harness.resolve import num_cores, resolve
-from harness.spec import Ablation, Arm, describe
+from harness.spec import Ablation, Arm
 from harness.trackers import Mirror, open_trackers
 from harness.worker import Outcome, Progress, Site, Task
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import SpecError
+from harness.identity import digest
 from harness.shapes import estimate_parameters
-from harness.spec import Ablation, Arm, RunSpec, digest
+from harness.spec import Ablation, Arm, RunSpec
 
 # Under this size one thread a run is fastest: several runs at once beat one run on all cores.
 SMALL_PARAMETERS = 20_000_000

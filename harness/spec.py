@@ -8,19 +8,14 @@ so running again is a no-op and two arms that ask for the same training share it
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib.util
-import json
 from dataclasses import fields, replace
-from functools import cache
-from importlib.abc import InspectLoader
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from harness.api import Mixer
+from harness.identity import describe, digest, to_json
 
 _FORBID = ConfigDict(extra="forbid", allow_inf_nan=False)
 _ANY = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -295,84 +290,9 @@ class RunSpec:
         """Everything that changes bits, as plain JSON values."""
         apart = ("mixer", "label")
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
-        return {**_to_json(plain), "mixer": describe(self.mixer)}
+        return {**to_json(plain), "mixer": describe(self.mixer)}
 
     @property
     def run_id(self) -> str:
         """16 hex digits: independent of key order, label and process hash seed."""
         return digest(self.canonical)
-
-
-def describe(mixer: Mixer) -> dict[str, Any]:
-    """Return a mixer's identity: its class, its settings and a digest of the code behind it."""
-    cls = type(mixer)
-    return {
-        "class": f"{cls.__module__}:{cls.__qualname__}",
-        "settings": _to_json({f.name: getattr(mixer, f.name) for f in fields(mixer)}),
-        "code": _code(cls.__module__),
-    }
-
-
-@cache  # read once, near the import: a file that is edited later is not what runs
-def _code(module: str) -> str:
-    """Return a digest of a method's module and of what it imports from its package and the engine.
-
-    Comments, docstrings and line breaks are left out, so that a better sentence re-runs nothing.
-    What has been imported so far plays no part: it differs between a parent and its workers.
-    """
-    package, trees, waiting = module.split(".")[0], {}, [module]
-    while waiting:
-        name = waiting.pop()
-        source = _source(name) if name not in trees else None
-        if source is not None:
-            trees[name] = tree = ast.parse(source)
-            waiting += [found for found in _imports(tree, name) if _is_method_code(found, package)]
-    return digest({name: _without_docstrings(tree) for name, tree in trees.items()})
-
-
-def _source(name: str) -> str | None:
-    """Return a module's source; None for what is no module of Python's, such as a class in one."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    loader = None if spec is None else spec.loader
-    return loader.get_source(name) if isinstance(loader, InspectLoader) else None
-
-
-def _imports(tree: ast.Module, importer: str) -> list[str]:
-    """Return what a module imports: all that may be the name of a module."""
-    spec = importlib.util.find_spec(importer)
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            relative = "." * node.level + (node.module or "")
-            base = importlib.util.resolve_name(relative, spec.parent if spec else None)
-            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return found
-
-
-def _is_method_code(name: str, package: str) -> bool:
-    # what a method's numbers depend on; the rest of the harness goes by its version
-    return name.startswith(("harness.domains", "harness.influence")) or (
-        name.split(".")[0] == package and package != "harness"
-    )
-
-
-def _without_docstrings(tree: ast.Module) -> str:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = node.body[ast.get_docstring(node, clean=False) is not None :]
-    return ast.dump(tree)
-
-
-def digest(value: Any) -> str:
-    """Return 16 hex digits of a JSON value, or of a text."""
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, allow_nan=False)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _to_json(value: Any) -> Any:
-    return TypeAdapter(Any).dump_python(value, mode="json")

@@ -22,6 +22,7 @@ LAYERS = [
     {"model", "optim", "cost", "records"},
     {"files", "influence"},
     {"spec", "shapes", "domains", "rng"},
+    {"identity"},
     {"api", "errors", "deferred"},
 ]
 ONE_DOOR = {

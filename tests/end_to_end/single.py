@@ -6,6 +6,8 @@ Forking is safe there: the server has one thread, and has computed nothing.
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
 from harness.corpus import open_corpus
-from harness.loop import Loop
+from harness.loop import Loop, RunFailedError
 from harness.runner import Runner
 from harness.spec import Checkpoint, RunSpec
 
@@ -60,3 +62,12 @@ def ensure_timed(out: Path, spec: RunSpec, told: Path) -> None:
 
     Loop.run = timed  # type: ignore[method-assign]
     ensure(out, spec, Checkpoint(minutes=None, steps=10))
+
+
+def ensure_on_a_full_disk(out: Path, spec: RunSpec) -> None:
+    """Train a run where no file can grow over 100 kB, which a checkpoint does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        ensure(out, spec)
+    except RunFailedError:
+        sys.exit(3)

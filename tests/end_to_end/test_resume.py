@@ -245,3 +245,20 @@ def test_a_finished_run_without_its_checkpoint_is_trained_again_where_it_is_need
     finish(fork(single.ensure, tmp_path / "out", reference.specs["static"]))
 
     assert_same_run(folder, reference.folder("static"))
+
+
+def test_a_run_that_failed_on_a_full_disk_goes_on_where_there_is_room(
+    fork: Fork, reference: Reference, tmp_path: Path
+) -> None:
+    """The reason is the system's own, in one line, and nothing half-written takes up more room."""
+    folder, spec = reference.start_over("static", tmp_path / "out"), reference.specs["static"]
+
+    process = fork(single.ensure_on_a_full_disk, tmp_path / "out", spec)
+    process.join(120)
+
+    header = json.loads((folder / "run.json").read_text())
+    assert process.exitcode == 3
+    assert (header["status"], header["reason"]) == ("failed", "OSError: [Errno 27] File too large")
+    assert not list(folder.glob("*.part-*"))
+    finish(fork(single.ensure, tmp_path / "out", spec))
+    assert_same_run(folder, reference.folder("static"))

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness import spec as spec_module
 from harness.api import Mixer
+from harness.identity import _code, describe, digest
 from harness.spec import (
     Ablation,
     Batching,
@@ -30,9 +31,6 @@ from harness.spec import (
     Splits,
     SyntheticDomain,
     Tokenizer,
-    _code,
-    describe,
-    digest,
 )
 
 ROOT = Path(__file__).parents[2]
