@@ -1,8 +1,8 @@
 # Steelyard's commands. `make` alone lists them; each needing the environment sets it up first.
 #
 # Environment variables that set-up heeds:
-#   PYTHON            the interpreter for a new .venv, by version (3.12) or path; else the first
-#                     on PATH that pyproject.toml allows
+#   PYTHON            the interpreter for a new .venv: its path, or a version that is on PATH; else
+#                     the first on PATH that pyproject.toml allows
 #   UV_TORCH_BACKEND  where torch comes from: `cpu` is PyTorch's own small build, `auto` fits the
 #                     driver; unset, what pip's find-links offer, else the registry's GPU build
 

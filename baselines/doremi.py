@@ -50,9 +50,9 @@ _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 class DoReMi(Mixer):
     """Reference run, proxy run, then a static main run at the proxy's average weights."""
 
-    eta: Annotated[float, Field(gt=0)] = 1.0
+    eta: Annotated[float, Field(strict=True, gt=0)] = 1.0
     """Step size of the exponentiated-gradient update on alpha."""
-    c: Annotated[float, Field(ge=0, lt=1)] = 1e-3
+    c: Annotated[float, Field(strict=True, ge=0, lt=1)] = 1e-3
     """Smoothing of alpha towards uniform."""
     reference: Literal["natural", "uniform"] = "natural"
     """Weights that the reference model trains on."""

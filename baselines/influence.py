@@ -52,34 +52,34 @@ if TYPE_CHECKING:
 class Influence(Mixer):
     """Domain weights from the exact directional influence on the target's probe set."""
 
-    every: Annotated[int, Field(gt=0)] = 100
+    every: Annotated[int, Field(strict=True, gt=0)] = 100
     """Steps between refreshes; the first comes after this many."""
-    rows: Annotated[int, Field(gt=0)] = 16
+    rows: Annotated[int, Field(strict=True, gt=0)] = 16
     """Candidate rows scored per domain at a refresh."""
-    probe_rows: Annotated[int, Field(gt=0)] = 32
+    probe_rows: Annotated[int, Field(strict=True, gt=0)] = 32
     """Probe rows of each target domain that the gradient is taken on."""
     probes: Literal["fresh", "fixed"] = "fresh"
     """New probe rows at each refresh (noise), or always the same (overfitting to them)."""
-    check_rows: Annotated[int, Field(gt=0)] = 8
+    check_rows: Annotated[int, Field(strict=True, gt=0)] = 8
     """Candidates on which the finite-difference step is checked."""
     preconditioner: Literal["adam", "none"] = "adam"
     """Score one AdamW step, or one plain gradient step."""
-    standardize: bool = True
+    standardize: Annotated[bool, Field(strict=True)] = True
     """z-score over domains, so that temperature and strength mean the same at every refresh."""
-    memory: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    memory: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
     """Weight of the earlier refreshes in the moving average of the scores."""
     rule: Literal["softmax", "exponentiated", "qp"] = "softmax"
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(strict=True, gt=0)] = 1.0
     """For softmax and exponentiated; smaller follows the scores more sharply."""
-    strength: Annotated[float, Field(gt=0)] = 4.0
+    strength: Annotated[float, Field(strict=True, gt=0)] = 4.0
     """For qp: pull towards the anchor (lambda)."""
     anchor: Literal["current", "start"] = "current"
     """For qp: the mixture that the pull is towards."""
     start: Literal["uniform", "natural"] = "uniform"
     """The mixture before the first refresh."""
-    floor: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.02
     """No domain gets less."""
-    cap: Annotated[float, Field(gt=0, le=1)] = 1.0
+    cap: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
     """No domain gets more."""
 
     def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:

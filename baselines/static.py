@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 class Static(Mixer):
     """Constant sampling weights."""
 
-    weights: Literal["uniform", "natural", "target"] | dict[str, Annotated[float, Field(ge=0)]] = (
-        "uniform"
-    )
+    weights: (
+        Literal["uniform", "natural", "target"]
+        | dict[str, Annotated[float, Field(strict=True, ge=0)]]
+    ) = "uniform"
     """A rule, or weights by domain: domains not named get 0, and the sum is scaled to 1."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(strict=True, gt=0)] = 1.0
     """For `natural`: 1 keeps the natural proportions, larger flattens them towards uniform."""
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    share: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
     """For `target`: share of the target domains; the others divide the rest equally."""
 
     def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:

@@ -116,7 +116,7 @@ def _check(ablation: Ablation, out: Path) -> Mirror:
     if ablation.model.config:
         from harness.model import check_model  # torch, so only where there is something to check
 
-        check_model(ablation.model)
+        check_model(ablation.model, ablation.batch.tokens)
     mirror = _open_mirror(ablation, out)
     _make_writable(out)
     _check_name(ablation, out)
@@ -136,6 +136,8 @@ def _check_name(ablation: Ablation, out: Path) -> None:
     changed = [key for key in new if key not in free and old.get(key) != new[key]]
     arms = {label: old["arms"][label] for label in new["arms"] if label in old["arms"]}
     changed += [f"arms.{label}" for label in arms if arms[label] != new["arms"][label]]
+    changed += [f"arms.{label} (gone)" for label in old["arms"] if label not in new["arms"]]
+    changed += ["seeds (some gone)"] if set(old["seeds"]) - set(new["seeds"]) else []
     if changed:
         raise SpecError(
             f"name: {out} holds another ablation {ablation.name!r}, which differs in "

@@ -151,6 +151,9 @@ def _report(folder: Path, name: str | None, console: Console) -> None:
     evidence = importlib.import_module("reports.load").load(folder, name)
     tables = importlib.import_module("reports.tables")
     console.print(tables.terminal_table(evidence, narrow=console.width < 100))
+    console.print()
+    for statement in importlib.import_module("reports.headline").headline(evidence):
+        console.print(f"- {statement.text}", markup=False, highlight=False)
     paths = importlib.import_module("reports.build").write(evidence)
     console.print(f"report: {paths.html}", soft_wrap=True, highlight=False)
 

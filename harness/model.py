@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harness.spec import Model
 
 
-def check_model(spec: Model) -> None:
+def check_model(spec: Model, tokens: int) -> None:
     """Refuse a `config` that transformers would ignore, or cannot build; nothing is allocated."""
     from transformers import AutoConfig
 
@@ -39,9 +39,14 @@ def check_model(spec: Model) -> None:
             raise SpecError(f"model.config.{field}: is {value}; dropout must be 0 in a paired run")
     try:
         with torch.device("meta"):
-            build_model(spec, vocab_size=300, tokens=8, seed=0)
+            model = build_model(spec, vocab_size=300, tokens=tokens, seed=0)
     except Exception as error:  # transformers and torch raise what they like
-        raise SpecError(f"model.config: cannot be built: {error}") from None
+        reason = " ".join(str(error).split())
+        raise SpecError(f"model.config: cannot be built: {reason}") from None
+    config: Any = model.config
+    if config.max_position_embeddings < tokens:
+        few = f"{config.max_position_embeddings} positions"
+        raise SpecError(f"model.config: {few} are fewer than batch.tokens = {tokens}; raise them")
 
 
 def build_model(

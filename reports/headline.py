@@ -75,6 +75,7 @@ def _methods(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
     baseline = evidence.header["baseline"]
     statements = []
     methods = frame[frame["role"] == "method"]
+    base = frame[frame["role"] == "baseline"].iloc[0]
     for row in methods[~methods["verdict"].str.startswith("no verdict")].to_dict("records"):
         words = {
             "better": f"{row['arm']} is better than {baseline}",
@@ -83,6 +84,7 @@ def _methods(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
         }
         kind = "measured" if row["verdict"] == "undecided" else "proven"
         text = f"{words[row['verdict']]}: {_measured(row)} bits per byte. {row['reason']}."
+        text += _elsewhere(row, base) if row["verdict"] == "better" else ""
         statements.append(Statement(kind, text))
     withheld = methods[methods["verdict"].str.startswith("no verdict")]
     for reason, rows in withheld.groupby("reason", sort=False):
@@ -92,6 +94,21 @@ def _methods(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
             text += f" Measured against {baseline}, unproven: {'; '.join(measured)}."
         statements.append(Statement("warning", text))
     return statements
+
+
+def _elsewhere(row: dict[str, float], base: pd.Series) -> str:
+    """Say where an arm that is better on the primary metric is higher on another."""
+    names = {"mean": "mean over domains", "worst": "worst domain", "target": "target"}
+    higher = [
+        f"{name} {notation.bits(row[metric])} against {notation.bits(base[metric])}"
+        for metric, name in names.items()
+        if row[metric] > base[metric]
+    ]
+    return (
+        f" Higher than {base['arm']} elsewhere: {'; '.join(higher)} (descriptive)."
+        if higher
+        else ""
+    )
 
 
 def _measured(row: dict[str, float]) -> str:

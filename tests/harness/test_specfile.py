@@ -145,6 +145,13 @@ BAD: dict[str, tuple[str | bytes, str, str]] = {
         "arms.x",
         "got 3",
     ),
+    "a boolean for a count": (edit("= 10", "= true"), "budget.steps", "got True"),
+    "a text for a count": (edit("= 10", '= "10"'), "budget.steps", "got '10'"),
+    "a seed beyond 64 bits": (
+        edit("seeds = [0", "seeds = [99999999999999999999"),
+        "seeds",
+        "less than",
+    ),
     "two arms with one label": (
         GOOD + '[arms.uniform]\nmethod = "static"',
         "not valid TOML",
@@ -435,7 +442,7 @@ def written_specs(draw: st.DrawFn) -> dict[str, Any]:
             st.sampled_from(list(domains))
             | st.dictionaries(st.sampled_from(list(domains)), st.floats(0.1, 9), min_size=1)
         ),
-        "seeds": draw(st.lists(st.integers(-5, 99), min_size=1, max_size=4, unique=True)),
+        "seeds": draw(st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True)),
         "baseline": draw(st.sampled_from(list(arms))),
         "domains": domains,
         "arms": arms,

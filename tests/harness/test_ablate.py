@@ -1,0 +1,65 @@
+"""An ablation's name is kept for what it asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from baselines.static import Static
+from harness.ablate import _check_name, _path, _plain
+from harness.errors import SpecError
+from harness.files import write_json
+from harness.spec import Ablation, Arm, Budget
+from tests import tiny
+
+ABLATION = Ablation(
+    name="tried",
+    target="a",
+    seeds=(0, 1),
+    domains=tiny.corpus_spec().domains,
+    arms={"one": Arm(method="static", settings=Static())},
+    baseline="one",
+    budget=Budget(steps=3),
+)
+OTHER = {"two": Arm(method="static", settings=Static(weights="natural"))}
+CHANGED = {"one": Arm(method="static", settings=Static(weights="natural"))}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Return a folder in which the ablation was run before."""
+    _path(ABLATION, tmp_path).parent.mkdir()
+    write_json(_path(ABLATION, tmp_path), {"spec": _plain(ABLATION)})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "ablation",
+    [
+        ABLATION,
+        replace(ABLATION, seeds=(0, 1, 2)),
+        replace(ABLATION, arms={**ABLATION.arms, **OTHER}),
+        replace(ABLATION, trackers=("wandb",)),
+        replace(ABLATION, name="new", seeds=(5,)),
+    ],
+)
+def test_seeds_and_arms_may_be_added(ablation: Ablation, out: Path) -> None:
+    """More evidence under the same name hides nothing."""
+    _check_name(ablation, out)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "words"),
+    [
+        (replace(ABLATION, seeds=(1,)), "seeds"),
+        (replace(ABLATION, budget=Budget(steps=4)), "budget"),
+        (replace(ABLATION, arms=CHANGED), r"arms\.one"),
+        (replace(ABLATION, arms=OTHER, baseline="two"), r"arms\.one \(gone\)"),
+    ],
+)
+def test_what_was_tried_is_not_overwritten(ablation: Ablation, words: str, out: Path) -> None:
+    """A dropped seed or a changed setting needs a name of its own."""
+    with pytest.raises(SpecError, match=words):
+        _check_name(ablation, out)
