@@ -73,10 +73,14 @@ class Stream:
         )
         edges = weights.cumsum(0)
         edges = edges / edges[-1]  # ends at exactly 1, above every uniform
-        picks = []
+        picks, counts = (
+            [],
+            seen.tolist(),
+        )  # a list, because indexing a tensor costs as much as a row
         for k in torch.searchsorted(edges, uniforms, right=True).tolist():
-            picks.append((self.domains[k], self._nth_row(self.domains[k], int(seen[k]))))
-            seen[k] += 1
+            picks.append((self.domains[k], self._nth_row(self.domains[k], counts[k])))
+            counts[k] += 1
+        seen.copy_(torch.tensor(counts))
         return self.train.batch(picks, self.domains, self.device)
 
     def _nth_row(self, domain: str, n: int) -> int:
