@@ -41,6 +41,10 @@ class Meter:
     _stack: list[Account] = field(default_factory=list)
     _since: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Forget the peak of what this process did before."""
+        _take_peak(self.device)
+
     def charge(self, account: Account, flops: float, tokens: int = 0) -> None:
         """Add operations and tokens to an account."""
         self.accounts[account].flops += flops

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -33,6 +34,21 @@ def simplex(weights: Tensor, domains: tuple[str, ...], where: str) -> Tensor:
     return weights / total
 
 
+def domain_sums(
+    values: Tensor, domains: Tensor, num_domains: int, mask: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sum of `values` [B] or [B, T] over each domain's entries and their number, [K].
+
+    `mask` ([B, T] bool) tells which entries count. In numpy: a call of it takes a microsecond, one
+    of torch's several, and this is in every step.
+    """
+    order = domains.cpu().numpy()
+    rows = values.detach().cpu().numpy().reshape(len(order), -1).astype(np.float64)
+    counted = np.ones_like(rows) if mask is None else mask.cpu().numpy().reshape(rows.shape)
+    sums = np.bincount(order, (rows * counted).sum(1), num_domains)
+    return sums, np.bincount(order, counted.sum(1), num_domains)
+
+
 def domain_mean(
     values: Tensor, domains: Tensor, num_domains: int, empty: Tensor, mask: Tensor | None = None
 ) -> Tensor:
@@ -40,14 +56,9 @@ def domain_mean(
 
     `mask` ([B, T] bool) tells which entries count; a domain without any gets its entry of `empty`.
     """
-    values = values.detach().to("cpu", torch.float64)
-    counted = torch.ones_like(values) if mask is None else mask.to("cpu", torch.float64)
-    domains = domains.to("cpu")
-    total = values.new_zeros(num_domains)
-    count = values.new_zeros(num_domains)
-    total.index_add_(0, domains, (values * counted).reshape(len(domains), -1).sum(1))
-    count.index_add_(0, domains, counted.reshape(len(domains), -1).sum(1))
-    return torch.where(count > 0, total / count.clamp(min=1), empty.to(torch.float64))
+    sums, counts = domain_sums(values, domains, num_domains, mask)
+    means = torch.from_numpy(sums / np.maximum(counts, 1))
+    return torch.where(torch.from_numpy(counts > 0), means, empty.to(torch.float64))
 
 
 def _check_bounds(num_domains: int, floor: float, cap: float) -> None:

@@ -8,34 +8,30 @@ nothing but memory. A checkpoint is taken between steps and only there.
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 
 from harness import checkpoint
 from harness.api import Batch
 from harness.cost import Meter
-from harness.domains import domain_mean, simplex
+from harness.domains import domain_mean, domain_sums, simplex
 from harness.evaluate import Evaluator
-from harness.model import RowFlops, build_model, count_row_flops, token_losses
-from harness.optim import build_optimizer, learning_rate
+from harness.model import token_losses
+from harness.optim import learning_rate
 from harness.records import CHECKPOINT, RECORDS, RecordWriter, read_records
-from harness.stream import Shelf, Stream
+from harness.stream import Stream
 from harness.view import RunView
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import State
-    from harness.corpus import TokenStore
     from harness.spec import Checkpoint, RunSpec
-
-OpenModel = Callable[[str], "tuple[nn.Module, RowFlops]"]
 
 
 class RunFailedError(RuntimeError):
@@ -232,8 +228,7 @@ class Loop:
         self, batch: Batch, losses: Tensor, weights: Tensor, loss: float, rate: float, norm: float
     ) -> dict[str, Any]:
         num_domains, step = len(self.view.domains), self.view.step
-        absent = torch.full((num_domains,), math.nan)
-        means = domain_mean(losses, batch.domains, num_domains, absent, batch.mask).tolist()
+        sums, counts = domain_sums(losses, batch.domains, num_domains, batch.mask)
         return {
             "kind": "step",
             "step": step,
@@ -242,8 +237,11 @@ class Loop:
             "lr": rate,
             "grad_norm": norm,
             "weights": weights.tolist(),
-            "rows": torch.bincount(batch.domains.cpu(), minlength=num_domains).tolist(),
-            "domain_losses": [None if math.isnan(mean) else mean for mean in means],
+            "rows": np.bincount(batch.domains.cpu().numpy(), minlength=num_domains).tolist(),
+            "domain_losses": [
+                sum_ / count if count else None
+                for sum_, count in zip(sums.tolist(), counts.tolist(), strict=True)
+            ],
         }
 
     def _check_repetitions(self) -> None:
@@ -299,83 +297,3 @@ class Loop:
             "records_bytes": self._writer.position(),
         }
         checkpoint.save(self.folder / CHECKPOINT, content)
-
-
-def assemble(
-    spec: RunSpec,
-    store: TokenStore,
-    folder: Path,
-    open_model: OpenModel,
-    watch: Watch,
-    every: Checkpoint,
-) -> Loop:
-    """Return the loop of a run, ready to start or to resume."""
-    prepare_torch(spec)
-    meter, tokens = Meter(spec.device), spec.batch.tokens
-    model = build_model(spec.model, store.vocab_size, tokens, spec.seed).to(spec.device)
-    row_flops = count_row_flops(spec.model, store.vocab_size, tokens)
-    train, probe = (
-        _shelf(store, "train", store.trained, tokens),
-        _shelf(store, "probe", store.domains, tokens),
-    )
-    stream = Stream(train, probe, store.trained, store.domains, spec.data_seed, spec.device)
-    sizes = torch.tensor([float(len(train.streams[d])) for d in store.trained], dtype=torch.float64)
-    chunk_rows = spec.batch.micro_rows or spec.batch.rows
-    view = RunView(
-        stream=stream,
-        model=model,
-        optimizer=build_optimizer(model, spec.optimizer),
-        meter=meter,
-        row_flops=row_flops,
-        targets=torch.tensor(
-            [spec.targets.get(d, 0.0) for d in store.domains], dtype=torch.float64
-        ),
-        prior=sizes / sizes.sum(),
-        seen=torch.zeros(len(store.trained), dtype=torch.int64),
-        num_steps=spec.num_steps,
-        chunk_rows=chunk_rows,
-        precision=spec.precision,
-        open_model=open_model,
-    )
-    return Loop(
-        spec=spec,
-        stream=stream,
-        view=view,
-        evaluator=_evaluator(spec, store, row_flops, chunk_rows),
-        meter=meter,
-        watch=watch,
-        folder=folder,
-        every=every,
-        network=torch.compile(model) if spec.compile else model,  # type: ignore[arg-type]
-    )
-
-
-def prepare_torch(spec: RunSpec) -> None:
-    """Make torch compute the same bits whenever it is given the same spec."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
-    torch.set_num_threads(spec.threads)
-    torch.use_deterministic_algorithms(True)
-    # deterministic mode would also fill every new tensor with NaN, which costs time and no bit
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def _shelf(store: TokenStore, split: str, domains: Iterable[str], tokens: int) -> Shelf:
-    return Shelf({domain: store.stream(domain, split) for domain in domains}, tokens)
-
-
-def _evaluator(
-    spec: RunSpec, store: TokenStore, row_flops: RowFlops, chunk_rows: int
-) -> Evaluator | None:
-    if spec.evaluation is None:
-        return None
-    splits = spec.evaluation.splits
-    return Evaluator(
-        shelves={s: _shelf(store, s, store.domains, spec.batch.tokens) for s in splits},
-        domains=store.domains,
-        rows=spec.evaluation.rows,
-        chunk_rows=max(chunk_rows, 32),
-        token_bytes=store.token_bytes,
-        row_flops=row_flops,
-        device=spec.device,
-        precision=spec.precision,
-    )

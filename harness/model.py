@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.cross_entropy import cross_entropy
 from harness.errors import SpecError
 from harness.rng import key
 from harness.shapes import configure
@@ -66,9 +66,7 @@ def build_model(
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:
     """Return cross-entropy [B, T] in nats, float32, 0 where masked."""
     logits = model(input_ids=batch.inputs, use_cache=False).logits  # [B, T, V]
-    losses = F.cross_entropy(
-        logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="none"
-    )
+    losses = cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
     return losses.view_as(batch.targets) * batch.mask
 
 

@@ -24,8 +24,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from harness import checkpoint
+from harness.assemble import assemble
 from harness.files import read_json, write_json
-from harness.loop import InterruptedRunError, Loop, RunFailedError, Watch, assemble
+from harness.loop import InterruptedRunError, Loop, RunFailedError, Watch
 from harness.model import RowFlops, build_model, count_row_flops
 from harness.plans import Carried, remember
 from harness.records import CHECKPOINT, HEADER, LOCK, RECORDS, SCHEMA, read_records

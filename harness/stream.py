@@ -39,19 +39,22 @@ class Shelf:
 
     def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
         """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
-        width = self.tokens + 1
-        packed = np.empty((len(picks), width), dtype=np.int64)
+        inputs = np.empty((len(picks), self.tokens), dtype=np.int64)
+        targets = np.empty_like(inputs)
         for slot, (domain, row) in enumerate(picks):
-            packed[slot] = self.streams[domain][row * self.tokens : row * self.tokens + width]
-        rows = torch.from_numpy(packed).to(device, non_blocking=True)  # [B, T + 1]
+            first = row * self.tokens
+            packed = self.streams[domain][first : first + self.tokens + 1]
+            inputs[slot], targets[slot] = packed[:-1], packed[1:]
         order = {name: k for k, name in enumerate(names)}
-        return Batch(
-            inputs=rows[:, :-1],
-            targets=rows[:, 1:].contiguous(),
-            mask=torch.ones((len(picks), self.tokens), dtype=torch.bool, device=device),
-            domains=torch.tensor([order[domain] for domain, _ in picks], device=device),
-            rows=torch.tensor([row for _, row in picks], device=device),
+        arrays = (
+            inputs,
+            targets,
+            np.ones(inputs.shape, dtype=np.bool_),
+            np.array([order[domain] for domain, _ in picks], dtype=np.int64),
+            np.array([row for _, row in picks], dtype=np.int64),
         )
+        moved = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+        return Batch(*moved)
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,10 @@ class Stream:
         )
         edges = weights.cumsum(0)
         edges = edges / edges[-1]  # ends at exactly 1, above every uniform
-        picks, counts = (
-            [],
-            seen.tolist(),
-        )  # a list, because indexing a tensor costs as much as a row
-        for k in torch.searchsorted(edges, uniforms, right=True).tolist():
-            picks.append((self.domains[k], self._nth_row(self.domains[k], counts[k])))
+        picks, counts = [], seen.numpy()  # the tensor's own memory
+        for k in np.searchsorted(edges.numpy(), uniforms.numpy(), side="right"):
+            picks.append((self.domains[k], self._nth_row(self.domains[k], int(counts[k]))))
             counts[k] += 1
-        seen.copy_(torch.tensor(counts))
         return self.train.batch(picks, self.domains, self.device)
 
     def _nth_row(self, domain: str, n: int) -> int:

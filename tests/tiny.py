@@ -14,8 +14,9 @@ from typing import Any, Protocol
 from torch import nn
 
 from baselines.static import Static
+from harness.assemble import assemble
 from harness.corpus import TokenStore
-from harness.loop import Loop, Watch, assemble
+from harness.loop import Loop, Watch
 from harness.model import RowFlops
 from harness.spec import (
     Batching,

@@ -25,6 +25,8 @@ from torch.nn import functional as F
 
 from baselines.influence import Influence
 from baselines.static import Static
+from harness import allocator
+from harness.assemble import assemble
 from harness.corpus import corpus_id, open_corpus
 from harness.influence.directional import (
     adam_scale,
@@ -32,7 +34,7 @@ from harness.influence.directional import (
     preconditioned,
     score_rows,
 )
-from harness.loop import Loop, assemble
+from harness.loop import Loop
 from harness.model import build_model, token_losses
 from harness.optim import build_optimizer
 from harness.resolve import engine
@@ -162,6 +164,23 @@ def bench_throughput(out: Path, pairs: int, block: int, threads: int) -> list[tu
     return rows
 
 
+def bench_memory(out: Path, pairs: int, threads: int) -> list[tuple[str, ...]]:
+    """Compare the bare loop where freed memory is kept with the same loop where it is not."""
+    step = bare_loop(loop_of(out, Static(), "nano", 64, 10**6, threads))
+
+    def switched(keep: bool) -> Callable[[], None]:
+        def run() -> None:
+            allocator.keep_memory(keep)
+            step()
+
+        return run
+
+    mean, low, high = interval(list(ratios(switched(True), switched(False), pairs // 3, 5)))
+    allocator.keep_memory()
+    what = "bare loop with freed memory kept / given back (nano, 16 x 64)"
+    return [(what, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", "")]
+
+
 def bench_overhead(out: Path, steps: int, threads: int) -> list[tuple[str, ...]]:
     """Run the influence arm at its defaults, and read its bill."""
     loop = loop_of(out, Influence(), "nano", 64, steps, threads)
@@ -233,6 +252,7 @@ def main() -> None:
         for row in [
             *bench_startup(),
             *bench_throughput(out, options.pairs, options.block, options.threads),
+            *bench_memory(out, options.pairs, options.threads),
             *bench_fidelity(out, options.threads),
             *bench_overhead(out, options.steps, options.threads),
         ]:

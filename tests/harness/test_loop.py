@@ -20,6 +20,7 @@ from baselines.static import Static
 from harness import checkpoint
 from harness.api import Batch, Mixer, View
 from harness.corpus import TokenStore
+from harness.cross_entropy import cross_entropy
 from harness.loop import InterruptedRunError, Loop, RunFailedError
 from harness.model import build_model
 from harness.records import CHECKPOINT, RECORDS, read_records
@@ -76,7 +77,7 @@ def plain_training(spec: RunSpec, store: TokenStore) -> tuple[nn.Module, list[fl
         rows = plain_rows(store, step, counts)
         logits = model(input_ids=rows[:, :-1]).logits
         targets = rows[:, 1:].flatten()
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none").mean()
+        loss = cross_entropy(logits.flatten(0, 1), targets).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
         for group in optimizer.param_groups:

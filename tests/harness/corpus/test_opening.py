@@ -227,11 +227,14 @@ def test_a_killed_build_is_not_mistaken_for_a_corpus(
 ) -> None:
     """SIGKILL while writing leaves a part that the next start removes and builds again."""
     killed = start(repository, tmp_path, kill_at="encoding")
-    assert killed.wait() == -signal.SIGKILL
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
     assert all(".part-" in path.name for path in tmp_path.iterdir() if path.is_dir())
 
-    assert start(repository, tmp_path).wait() == 0
+    again = start(repository, tmp_path)
+    again.communicate()
 
+    assert again.returncode == 0
     assert files(tmp_path) == files(clean)
 
 

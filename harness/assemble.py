@@ -1,0 +1,109 @@
+"""From a spec to a loop that is ready: torch's settings, model, optimizer, rows and the view."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness import allocator
+from harness.cost import Meter
+from harness.evaluate import Evaluator
+from harness.loop import Loop, Watch
+from harness.model import RowFlops, build_model, count_row_flops
+from harness.optim import build_optimizer
+from harness.stream import Shelf, Stream
+from harness.view import RunView
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.corpus import TokenStore
+    from harness.spec import Checkpoint, RunSpec
+
+OpenModel = Callable[[str], "tuple[nn.Module, RowFlops]"]
+
+
+def assemble(
+    spec: RunSpec,
+    store: TokenStore,
+    folder: Path,
+    open_model: OpenModel,
+    watch: Watch,
+    every: Checkpoint,
+) -> Loop:
+    """Return the loop of a run, ready to start or to resume."""
+    prepare_torch(spec)
+    meter, tokens = Meter(spec.device), spec.batch.tokens
+    model = build_model(spec.model, store.vocab_size, tokens, spec.seed).to(spec.device)
+    row_flops = count_row_flops(spec.model, store.vocab_size, tokens)
+    train, probe = (
+        _shelf(store, "train", store.trained, tokens),
+        _shelf(store, "probe", store.domains, tokens),
+    )
+    stream = Stream(train, probe, store.trained, store.domains, spec.data_seed, spec.device)
+    sizes = torch.tensor([float(len(train.streams[d])) for d in store.trained], dtype=torch.float64)
+    chunk_rows = spec.batch.micro_rows or spec.batch.rows
+    view = RunView(
+        stream=stream,
+        model=model,
+        optimizer=build_optimizer(model, spec.optimizer),
+        meter=meter,
+        row_flops=row_flops,
+        targets=torch.tensor(
+            [spec.targets.get(d, 0.0) for d in store.domains], dtype=torch.float64
+        ),
+        prior=sizes / sizes.sum(),
+        seen=torch.zeros(len(store.trained), dtype=torch.int64),
+        num_steps=spec.num_steps,
+        chunk_rows=chunk_rows,
+        precision=spec.precision,
+        open_model=open_model,
+    )
+    return Loop(
+        spec=spec,
+        stream=stream,
+        view=view,
+        evaluator=_evaluator(spec, store, row_flops, chunk_rows),
+        meter=meter,
+        watch=watch,
+        folder=folder,
+        every=every,
+        network=torch.compile(model) if spec.compile else model,  # type: ignore[arg-type]
+    )
+
+
+def prepare_torch(spec: RunSpec) -> None:
+    """Make torch compute the same bits whenever it is given the same spec."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
+    torch.set_num_threads(spec.threads)
+    allocator.keep_memory()
+    allocator.give_back()  # of a run before this one in the same process
+    torch.use_deterministic_algorithms(True)
+    # deterministic mode would also fill every new tensor with NaN, which costs time and no bit
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _shelf(store: TokenStore, split: str, domains: Iterable[str], tokens: int) -> Shelf:
+    return Shelf({domain: store.stream(domain, split) for domain in domains}, tokens)
+
+
+def _evaluator(
+    spec: RunSpec, store: TokenStore, row_flops: RowFlops, chunk_rows: int
+) -> Evaluator | None:
+    if spec.evaluation is None:
+        return None
+    splits = spec.evaluation.splits
+    return Evaluator(
+        shelves={s: _shelf(store, s, store.domains, spec.batch.tokens) for s in splits},
+        domains=store.domains,
+        rows=spec.evaluation.rows,
+        chunk_rows=max(chunk_rows, 32),
+        token_bytes=store.token_bytes,
+        row_flops=row_flops,
+        device=spec.device,
+        precision=spec.precision,
+    )

@@ -1,0 +1,56 @@
+"""Cross-entropy per target, faster than PyTorch's own on a CPU.
+
+PyTorch fills a gradient [N, V] with zeros to put one number into each row of it, and then reads it
+back to subtract almost nothing. Here the derivative, softmax minus one at the target, is written
+once. CUDA's kernels are fused, and stay PyTorch's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return -log softmax(logits)[target] in nats, [N] float32, of logits [N, V], targets [N]."""
+    logits = logits.float()
+    if logits.is_cuda:
+        return F.cross_entropy(logits, targets, reduction="none")
+    losses: Tensor = _CrossEntropy.apply(logits, targets)[0]  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Losses [N] and the log-probabilities [N, V] that their derivative needs."""
+
+    @staticmethod
+    def forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        log_probabilities = logits.log_softmax(-1)
+        return -log_probabilities.gather(-1, targets[:, None])[:, 0], log_probabilities
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        saved = inputs[1], output[1]
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None]:
+        targets, log_probabilities = ctx.saved_tensors
+        along = log_probabilities.exp().mul_(gradient[:, None])
+        along.scatter_add_(-1, targets[:, None], -gradient[:, None])
+        return along, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, None]:
+        targets, log_probabilities = ctx.saved_tensors
+        mean = (log_probabilities.exp() * tangent).sum(-1)
+        return mean - tangent.gather(-1, targets[:, None])[:, 0], None

@@ -1,0 +1,73 @@
+"""Cross-entropy of our own: PyTorch's numbers, forward, backward and along a tangent."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from harness.cross_entropy import cross_entropy
+
+
+def some_logits(scale: float, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    """Return logits [7, 33], targets [7] and a weight per target, one of them zero."""
+    keyed = torch.Generator().manual_seed(3)
+    logits = (torch.randn(7, 33, generator=keyed) * scale).to(dtype)
+    weights = torch.rand(7, generator=keyed)
+    weights[2] = 0.0
+    return logits, torch.randint(33, (7,), generator=keyed), weights
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 300.0])
+def test_losses_and_gradients_are_pytorchs(scale: float) -> None:
+    """From almost uniform to almost certain predictions, where most exponentials vanish."""
+    logits, targets, weights = some_logits(scale)
+    ours, theirs = logits.clone().requires_grad_(), logits.double().requires_grad_()
+
+    losses = cross_entropy(ours, targets)
+    wanted = F.cross_entropy(theirs, targets, reduction="none")
+    (losses * weights).sum().backward()
+    (wanted * weights).sum().backward()
+
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses.double(), wanted, rtol=1e-5, atol=1e-6)
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-7)
+    assert float(ours.grad[2].abs().max()) == 0.0
+
+
+def test_half_precision_logits_get_their_gradient_back() -> None:
+    """Losses in float32, as everywhere; the gradient in the logits' own precision."""
+    logits, targets, _ = some_logits(1.0, torch.bfloat16)
+    logits.requires_grad_()
+
+    losses = cross_entropy(logits, targets)
+    losses.sum().backward()
+
+    assert losses.dtype == torch.float32
+    assert logits.grad is not None
+    assert logits.grad.dtype == torch.bfloat16
+
+
+def test_forward_mode_agrees_with_backward_mode() -> None:
+    """The derivative along a tangent is the gradient's product with it."""
+    logits, targets, _ = some_logits(1.0)
+    tangent = torch.randn(logits.shape, generator=torch.Generator().manual_seed(4))
+
+    _, along = torch.func.jvp(lambda x: cross_entropy(x, targets), (logits,), (tangent,))
+    logits.requires_grad_()
+    gradients = torch.autograd.grad(cross_entropy(logits, targets).sum(), logits)[0]
+
+    torch.testing.assert_close(along, (gradients * tangent).sum(-1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
+    """Nothing here needs one; were it asked for, PyTorch says so."""
+    logits, targets, _ = some_logits(1.0)
+    logits.requires_grad_()
+
+    first = torch.autograd.grad(cross_entropy(logits, targets).sum(), logits, create_graph=True)[0]
+
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        first.square().sum().backward()
