@@ -9,10 +9,14 @@ make_view  make_view(spec) -> RunView of a run before its first step
 from __future__ import annotations
 
 import os
+import signal
 
 # Before anything imports them: no network, no questions, one thread (equal bits, and CI has few).
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+# A shell's background job ignores Ctrl-C, and so would what the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from itertools import count
 from pathlib import Path
