@@ -219,7 +219,7 @@ class _Callback(TrainerCallback):
             model=trainer.model,
             optimizer=getattr(optimizer, "optimizer", optimizer),  # without accelerate's wrapper
             num_steps=state.max_steps,
-            chunk_rows=trainer._train_batch_size,
+            chunk_rows=state.train_batch_size,
             precision="bfloat16" if args.bf16 else "float32",
         )
         trainer.mixture.session = session

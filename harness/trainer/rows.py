@@ -33,6 +33,7 @@ class DataShelf:
 
     split: str  # "train" or "probe", for messages
     data: Mapping[str, Any]  # domain -> has len() and [i], which gives a mapping with `input_ids`
+    vocab_size: int | None = None  # of the model, where there is one yet
 
     def num_rows(self, domain: str) -> int:
         """Return how many rows the domain has; 0 where this split has none of it."""
@@ -40,7 +41,13 @@ class DataShelf:
 
     def read(self, domain: str, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a row's token ids and labels, [L] int64 each, without padding."""
-        return read_row(self.data[domain][row], f"{self.split}[{domain!r}] row {row}")
+        where = f"{self.split}[{domain!r}] row {row}"
+        ids, labels = read_row(self.data[domain][row], where)
+        largest = max(int(ids.max()), int(labels.max()))
+        if self.vocab_size is not None and largest >= self.vocab_size:
+            why = f"token {largest} is outside the model's vocabulary of {self.vocab_size}"
+            raise SpecError(f"{where}: {why}; tokenize with the model's own tokenizer")
+        return ids, labels
 
     def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
         """Return the picked (domain, row) pairs in order; domains are indices into `names`."""

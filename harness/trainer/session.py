@@ -75,9 +75,15 @@ class Session:
         sizes = torch.tensor([self.tokens[d] for d in self.domains], dtype=torch.float64)
         device = next(model.parameters()).device
         self.meter = Meter(device.type)
-        shelves = DataShelf("train", mixture.train), DataShelf("probe", mixture.probe)
-        names = self.domains, mixture.probe_domains
-        self.stream = Stream(*shelves, *names, mixture.seed, str(device))
+        vocab_size = len(model.get_input_embeddings().weight)  # type: ignore[operator]
+        self.stream = Stream(
+            train=DataShelf("train", mixture.train, vocab_size),
+            probe=DataShelf("probe", mixture.probe, vocab_size),
+            domains=self.domains,
+            probe_domains=mixture.probe_domains,
+            data_seed=mixture.seed,
+            device=str(device),
+        )
         targets = mixture.target_weights()
         self.view = TrainerView(
             stream=self.stream,

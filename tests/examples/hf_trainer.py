@@ -1,4 +1,4 @@
-"""Influence rebalancing inside your own Hugging Face Trainer: `python tests/examples/hf_trainer.py`.
+"""Influence rebalancing inside Hugging Face Trainer: `python tests/examples/hf_trainer.py`.
 
 Three small domains of arithmetic; we want to be good at sums. Nothing is downloaded, and it takes
 seconds on a CPU. Yours: any tokenized data sets (datasets.Dataset, a list) and any causal model.

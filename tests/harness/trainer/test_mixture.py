@@ -33,7 +33,7 @@ OTHERS = [{"input_ids": [3, 2, 1, 0]}] * 2
         ({"targets": {"z": 1.0}}, "targets: 'z' is no domain; choose from a, b"),
         ({"targets": {"a": -1.0}}, "targets: the weight of 'a' is -1.0"),
         ({"targets": {"a": 0.0}}, "targets: no weight is positive"),
-        ({"probe": {"b": OTHERS}, "targets": {"a": 1.0}}, "targets: 'a' has no probe set"),
+        ({"probe": {"b": ROWS[1:]}, "targets": {"a": 1.0}}, "targets: 'a' has no probe set"),
         ({"tokens": {"a": 5}}, "tokens: {'a': 5} is not a positive number for each of train's"),
     ],
 )

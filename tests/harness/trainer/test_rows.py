@@ -99,15 +99,35 @@ def test_sizes_are_counted_without_padding_and_estimated_where_there_are_many_ro
             "[2] and labels [1] are not two lists of one length",
         ),
         ({"input_ids": [1]}, "row 0: 1 tokens leave nothing to predict"),
+        ({"input_ids": [1, 2, 99]}, "row 0: token 99 is outside the model's vocabulary of 50; tok"),
         ({"input_ids": [1, 2, 3], "attention_mask": [1, 0, 1]}, "attention_mask has a gap"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(row: Any, message: str) -> None:
     with pytest.raises(SpecError) as caught:
-        shelf(row).read("a", 0)
+        DataShelf("train", {"a": [row]}, vocab_size=50).read("a", 0)
 
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_split_without_rows_says_so() -> None:
+    with pytest.raises(SpecError, match="probe: no domain has any row to look at; give probe="):
+        DataShelf("probe", {}).batch([], ("a",), "cpu")
+
+
+def test_a_dataset_of_datasets_is_a_data_set() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [LONG, {**SHORT, "labels": [-100, 4]}]
+    picks = [("a", 1), ("a", 0)]
+
+    found = shelf(*datasets.Dataset.from_list(rows)).batch(picks, ("a",), "cpu")
+    direct = DataShelf("train", {"a": datasets.Dataset.from_list(rows)}).batch(picks, ("a",), "cpu")
+
+    expected = shelf(*rows).batch(picks, ("a",), "cpu")
+    for batch in (found, direct):
+        assert torch.equal(batch.inputs, expected.inputs)
+        assert torch.equal(batch.mask, expected.mask)
 
 
 def test_a_data_set_in_which_nothing_counts_is_refused() -> None:

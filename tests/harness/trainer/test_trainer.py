@@ -52,7 +52,7 @@ class Watching(Mixer):
 
 @dataclass(frozen=True)
 class Weighing(Watching):
-    """Trains domain 0 three times as hard, and longer rows' losses not at all above a limit."""
+    """Trains domain 0 harder, and every row by its own rounded loss."""
 
     reweights: ClassVar[bool] = True
 
@@ -265,17 +265,14 @@ def test_a_resumed_training_ends_with_the_same_bits(
     mixer: Mixer, make: Make, plainest: RunSpec, drawn: Drawn, tmp_path: Path
 ) -> None:
     """With dropout, two epochs and accumulation: model, mixer state, weights, seen and rows."""
-    shape = plainest.model.config | {"n_positions": TOKENS + 1}
-    model = lambda: build_model(Model(config=shape), 512, TOKENS, 0)  # noqa: E731
     settings = {"save_strategy": "steps", "save_steps": 5, "gradient_accumulation_steps": 2}
     settings |= {"per_device_train_batch_size": 15, "max_steps": 14}
-    with_dropout = dropped(model())
-    whole = make(mixer, model=with_dropout, **settings)
+    whole = make(mixer, model=dropped(build_model(plainest.model, 512, TOKENS, 0)), **settings)
     whole.train()
     rows_after_5 = drawn[5:]
     drawn.clear()
 
-    resumed = make(mixer, model=dropped(model()), **settings)
+    resumed = make(mixer, model=dropped(build_model(plainest.model, 512, TOKENS, 0)), **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-5"))
 
     assert drawn == rows_after_5
@@ -303,7 +300,7 @@ def test_resuming_with_other_settings_is_refused(make: Make, tmp_path: Path) -> 
     make(Static(), max_steps=2, save_strategy="steps", save_steps=2).train()
     folder = tmp_path / "out" / "checkpoint-2"
 
-    with pytest.raises(SpecError, match="resume: mixer was 'Static"):
+    with pytest.raises(SpecError, match=r"resume: mixer was .*'uniform'.* and is .*'natural'"):
         make(Static(weights="natural"), max_steps=4).train(resume_from_checkpoint=str(folder))
     (folder / "mixture.pt").unlink()
     with pytest.raises(SpecError, match=r"mixture\.pt: not there; resume from a checkpoint of a"):
@@ -367,7 +364,8 @@ def test_methods_see_the_model_without_dropout_and_leave_it_training(make: Make)
         modes.append(view.model.training)
         return uniform(len(view.domains))
 
-    make(Probing(look), model=dropped(build_model(Model(config=SHAPE | {"n_positions": 33}), 512, 33, 0)), max_steps=2).train()  # fmt: skip # noqa: E501
+    shape = Model(config=SHAPE | {"n_positions": TOKENS + 1})
+    make(Probing(look), model=dropped(build_model(shape, 512, TOKENS, 0)), max_steps=2).train()
 
     assert torch.equal(*looks)
     assert modes == [False]
@@ -406,11 +404,11 @@ def test_gradients_of_frozen_parameters_and_steps_in_half_precision_are_refused(
         make(Influence(every=1, rows=2, probe_rows=2), model=frozen, max_steps=2).train()
 
     half = build_model(shape, 512, 33, 0).to(torch.bfloat16)
-    with pytest.raises(SpecError, match="is torch.bfloat16, in which a small step along"):
+    with pytest.raises(SpecError, match=r"is torch\.bfloat16, in which a small step along"):
         make(Influence(every=1, rows=2, probe_rows=2), model=half, max_steps=2).train()
 
 
-def test_evaluation_is_the_trainers_own(make: Make, mix: Any, store: TokenStore) -> None:
+def test_evaluation_is_the_trainers_own(make: Make, store: TokenStore) -> None:
     """During and after training it gives what a plain Trainer gives on the same model."""
     from transformers import Trainer
 
@@ -425,8 +423,8 @@ def test_evaluation_is_the_trainers_own(make: Make, mix: Any, store: TokenStore)
 
     alone = Trainer(trainer.model, trainer.args, data_collator=collate, eval_dataset=held_out)
     after = alone.evaluate()["eval_loss"]
-    assert log_of(trainer, "eval_loss") == [before, pytest.approx(after - 0, abs=1), after]
-    assert after < before
+    halfway, end = log_of(trainer, "eval_loss")
+    assert end == after < halfway < before
     assert trainer.mixture.session.state["seen"].shape[0] == 12  # evaluation was not observed
 
 
@@ -481,7 +479,7 @@ def test_several_workers_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
 
-    with pytest.raises(SpecError, match="not trained by several workers.*2 processes"):
+    with pytest.raises(SpecError, match=r"not trained by several workers.*2 processes"):
         make(Static())
 
 
