@@ -188,7 +188,7 @@ class _Mixing(_Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add weights and overhead to what the class logs of training."""
-        if "loss" in logs or "train_loss" in logs:
+        if self.mixture.session is not None and ("loss" in logs or "train_loss" in logs):
             logs = logs | self.session.scalars()
         super().log(logs, *args, **kwargs)
 

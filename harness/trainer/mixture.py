@@ -14,7 +14,9 @@ rows. Limits, each refused in one line:
 - `view.gradient` of a model with frozen parameters, `view.token_losses` along a direction where
   the weights are not float32;
 - `view.probes` knows the domains that have a probe set, and a target must have one.
-And not refused: rows are read in the main process whatever `dataloader_num_workers` says; methods
+And not refused: a Trainer class that rewrites `train_dataset` itself (tokenizing, packing) has to be
+told not to, since ours is only counted; methods without a fitting optimizer state (Influence wants
+Adam's moments) fail at the step that needs it; notes of before a resume are not kept; rows are read in the main process whatever `dataloader_num_workers` says; methods
 see the model without dropout; sizes of data sets over 1000 rows, and FLOPs, are estimates.
 """
 
