@@ -6,18 +6,22 @@
     trainer.train()
 
 The mixer sees that training through the View it sees in ours, and the same weights draw the same
-rows. Limits, each refused in one line:
+rows. Refused, each in one line:
 - methods that plan other runs (DoReMi): `steelyard run` does, and what it finds goes into Static;
 - more than one process or GPU, DeepSpeed and FSDP;
-- models other than causal language models; rows are `input_ids` and `labels`, nothing else;
+- masked and encoder-decoder models;
 - `view.finished`, for want of earlier runs;
 - `view.gradient` of a model with frozen parameters, `view.token_losses` along a direction where
   the weights are not float32;
-- `view.probes` knows the domains that have a probe set, and a target must have one.
-And not refused: a Trainer class that rewrites `train_dataset` itself (tokenizing, packing) has to be
-told not to, since ours is only counted; methods without a fitting optimizer state (Influence wants
-Adam's moments) fail at the step that needs it; notes of before a resume are not kept; rows are read in the main process whatever `dataloader_num_workers` says; methods
-see the model without dropout; sizes of data sets over 1000 rows, and FLOPs, are estimates.
+- a target without a probe set, where there are any; `view.probes` gives rows of those there are.
+Not refused, but to be known:
+- of a row, `input_ids`, `labels` and `attention_mask` are read, in the main process, whatever
+  `dataloader_num_workers` says;
+- a Trainer class that tokenizes or packs `train_dataset` itself must be told not to: it gets slots;
+- Influence wants the moments of an Adam, and fails at its first refresh with another optimizer;
+- methods see the model without dropout;
+- sizes of data sets over 1000 rows are estimates; FLOPs are those of a row of mean length;
+- the notes of a resumed training are those since it resumed.
 """
 
 from __future__ import annotations
