@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,16 @@ from harness.rng import generator
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Rows(Protocol):
+    """What a stream asks of one split: how many rows there are, and some of them."""
+
+    def num_rows(self, domain: str) -> int:
+        """Return how many rows the domain has."""
+
+    def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
+        """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,8 @@ class Shelf:
 class Stream:
     """Training rows by weight, and the rows that a method may look at."""
 
-    train: Shelf
-    probe: Shelf
+    train: Rows
+    probe: Rows
     domains: tuple[str, ...]  # trained on
     probe_domains: tuple[str, ...]
     data_seed: int
@@ -103,7 +113,7 @@ class Stream:
         return self.probe.batch(picks, self.probe_domains, self.device)
 
     def _sample(
-        self, shelf: Shelf, domains: tuple[str, ...], per_domain: int, *name: str | int
+        self, shelf: Rows, domains: tuple[str, ...], per_domain: int, *name: str | int
     ) -> list[tuple[str, int]]:
         picks = []
         for domain in domains:

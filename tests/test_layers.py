@@ -18,7 +18,7 @@ LAYERS = [
     {"worker"},
     {"runner"},
     {"assemble"},
-    {"loop", "plans", "trackers"},
+    {"loop", "plans", "trackers", "trainer"},
     {"view", "evaluate", "stream", "checkpoint", "corpus"},
     {"model", "optim", "cost", "records"},
     {"files", "influence", "allocator", "cross_entropy"},

@@ -23,7 +23,7 @@ from harness.corpus.sources import (
     synthetic,
 )
 from harness.errors import SpecError
-from harness.spec import Domain, SyntheticDomain
+from harness.spec import Domain, PackageDomain, SyntheticDomain
 
 
 class Package(NamedTuple):
@@ -62,6 +62,8 @@ def find_source(name: str, domain: Domain) -> Source:
     """Return where a domain's text comes from, without reading any of it."""
     if isinstance(domain, SyntheticDomain):
         return Source(synthetic.VERSION, "none", lambda: synthetic.read(name, domain))
+    if not isinstance(domain, PackageDomain):
+        raise SpecError(f"domains.{name}: kind {domain.kind!r} has no reader")
     package = PACKAGES[domain.package]
     try:
         found = distribution(domain.package)
