@@ -85,7 +85,7 @@ def run_ablation(
 ) -> Summary:
     """Run every (arm, seed) that is not finished yet; SpecError before any compute."""
     mirror = _check(ablation, out)
-    specs = resolve(ablation, corpus_id(ablation.corpus))
+    specs = resolve(ablation, corpus_id(ablation.corpus, out / "corpora"))
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
     found = {task: carried for task in tasks if (carried := recall(out, task.spec)) is not None}
     missing = _longest_first([task for task in tasks if task not in found])
@@ -194,6 +194,12 @@ def _check_rows(ablation: Ablation, store: TokenStore) -> None:
             raise SpecError(
                 f"domains.{domain}: its {split} split has {size} tokens "
                 f"and a row needs {tokens + 1}; give it more text, or lower batch.tokens"
+            )
+        mask = store.mask(domain, split)
+        if mask is not None and not mask[1 : (size - 1) // tokens * tokens + 1].any():
+            raise SpecError(
+                f"domains.{domain}: no answer lies in a whole row of its {split} split; "
+                "give it more text, or lower batch.tokens"
             )
 
 

@@ -1,6 +1,6 @@
 """Fixed rows, in fixed order, at chosen steps: nats per token and bits per byte of each domain.
 
-Bits per byte divide by the UTF-8 bytes of the evaluated targets, so that tokenizers compare. The
+Bits per byte divide by the UTF-8 bytes of the counted targets, so that tokenizers compare. The
 end-of-text token counts as a target with no bytes: knowing where a document ends is part of
 predicting it. Only the loop holds an evaluator; no method, auxiliary run or trial can reach it.
 """
@@ -57,8 +57,14 @@ class Evaluator:
             batch = shelf.batch(picks, self.domains, self.device)
             nats += self._sum_of_losses(model, batch)
             num_tokens += int(batch.mask.sum())
-            num_bytes += int(self.token_bytes[batch.targets.cpu().numpy()].sum())
+            counted = batch.targets[batch.mask].cpu().numpy()
+            num_bytes += int(self.token_bytes[counted].sum())
         meter.charge("eval", self.row_flops.forward * len(rows), num_tokens)
+        if not num_bytes:
+            raise FloatingPointError(
+                f"none of the {len(rows)} rows of domain {domain!r} has a counted target; "
+                "raise evaluation.rows"
+            )
         if not math.isfinite(nats):
             raise FloatingPointError(f"the loss on domain {domain!r} is {nats} at evaluation")
         return {

@@ -32,6 +32,8 @@ class Shelf:
 
     streams: Mapping[str, np.ndarray]  # domain -> flat token ids, usually memory-mapped
     tokens: int
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Which tokens of a stream count as targets [bool]; a domain that is not there: all."""
 
     def num_rows(self, domain: str) -> int:
         """Return how many whole rows the domain has."""
@@ -41,15 +43,18 @@ class Shelf:
         """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
         inputs = np.empty((len(picks), self.tokens), dtype=np.int64)
         targets = np.empty_like(inputs)
+        mask = np.ones(inputs.shape, dtype=np.bool_)
         for slot, (domain, row) in enumerate(picks):
             first = row * self.tokens
             packed = self.streams[domain][first : first + self.tokens + 1]
             inputs[slot], targets[slot] = packed[:-1], packed[1:]
+            if domain in self.masks:
+                mask[slot] = self.masks[domain][first + 1 : first + self.tokens + 1]
         order = {name: k for k, name in enumerate(names)}
         arrays = (
             inputs,
             targets,
-            np.ones(inputs.shape, dtype=np.bool_),
+            mask,
             np.array([order[domain] for domain, _ in picks], dtype=np.int64),
             np.array([row for _, row in picks], dtype=np.int64),
         )
