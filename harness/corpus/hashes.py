@@ -57,7 +57,10 @@ class ContentHashes:
 
     def _entries(self) -> dict[str, Any]:
         if self._known is None:
-            self._known = (read_json(self.path) if self.path is not None else None) or {}
+            self._known = {}
+            if self.path is not None:
+                with suppress(OSError):
+                    self._known = read_json(self.path) or {}
         return self._known
 
 

@@ -259,8 +259,8 @@ def _read(
     if total < len(SPLITS) and not domain.splits:
         cut = "" if domain.separator else 'set separator (such as "\\n\\n") to cut text files, or '
         raise SpecError(
-            f"domains.{name}.paths: {found[0].path} gives {total} document(s) in all, and four "
-            f"splits need one each; {cut}add files"
+            f"domains.{name}.paths: {found[0].path} gives {total} document{'s'[: total - 1]} in "
+            f"all, and four splits need one each; {cut}add files"
         )
 
 

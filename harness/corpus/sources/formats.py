@@ -56,7 +56,8 @@ def read_rows(path: Path, name: str, format: str, how: Reading) -> Rows:
 def _text_rows(path: Path, name: str, how: Reading) -> Rows:
     text = "".join(read_lines(path, how.encoding))
     if how.separator is None:
-        yield 0, {"text": text, "file": name}
+        if text.strip():
+            yield 0, {"text": text, "file": name}
         return
     number = start = 0
     for match in how.separator.finditer(text):
