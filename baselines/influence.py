@@ -115,9 +115,7 @@ class Influence(Mixer):
         step = checked_step(view, rows.select(spread), along)
         row_scores = score_rows(view, rows, along, step.eps)  # [N]
         num_domains = len(view.domains)
-        counted = rows.mask.any(1)  # a row that is all prompt says nothing of its domain
-        nothing = torch.zeros(num_domains)
-        raw = domain_mean(row_scores, rows.domains, num_domains, nothing, counted)
+        raw = domain_mean(row_scores, rows.domains, num_domains, torch.zeros(num_domains))
         scores = standardized(raw) if self.standardize else raw
         memory = self.memory if int(state["refreshes"]) else 0.0
         state["scores"] = memory * state["scores"] + (1 - memory) * scores
@@ -158,6 +156,5 @@ class Influence(Mixer):
 
 def _standard_errors(scores: Tensor, rows: Batch, num_domains: int) -> list[float]:
     """Return the standard error of each domain's mean score; 0 where it has one row."""
-    counted = rows.mask.any(1).cpu()
-    groups = [scores[(rows.domains.cpu() == k) & counted] for k in range(num_domains)]
+    groups = [scores[rows.domains.cpu() == k] for k in range(num_domains)]
     return [float(g.std() / len(g) ** 0.5) if len(g) > 1 else 0.0 for g in groups]

@@ -132,10 +132,13 @@ def _check_name(ablation: Ablation, out: Path) -> None:
     if before is None:
         return
     old, new = before["spec"], _plain(ablation)
-    if before["corpus_id"] == corpus_id(ablation.corpus, out / "corpora"):
-        old = {**old, "domains": new["domains"]}  # the same text, whatever the paths to it
+    is_same_text = before["corpus_id"] == corpus_id(ablation.corpus, out / "corpora")
+    if is_same_text:
+        old = {**old, "domains": new["domains"]}  # whatever the paths to it
     free = ("seeds", "arms", "trackers", "checkpoint")
     changed = [key for key in new if key not in free and old.get(key) != new[key]]
+    if not is_same_text and not {"domains", "splits", "tokenizer"} & set(changed):
+        changed.append("the text of its domains")
     arms = {label: old["arms"][label] for label in new["arms"] if label in old["arms"]}
     changed += [f"arms.{label}" for label in arms if arms[label] != new["arms"][label]]
     changed += [f"arms.{label} (gone)" for label in old["arms"] if label not in new["arms"]]

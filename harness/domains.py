@@ -39,8 +39,8 @@ def domain_sums(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the sum of `values` [B] or [B, T] over each domain's entries and their number, [K].
 
-    `mask` (bool, of that shape) tells which entries count. In numpy: a call of it takes a
-    microsecond, one of torch's several, and this is in every step.
+    `mask` ([B, T] bool) tells which entries count. In numpy: a call of it takes a microsecond, one
+    of torch's several, and this is in every step.
     """
     order = domains.cpu().numpy()
     rows = values.detach().cpu().numpy().reshape(len(order), -1).astype(np.float64)
@@ -54,8 +54,7 @@ def domain_mean(
 ) -> Tensor:
     """Return the mean of `values` [B] or [B, T] over each domain's entries, [K] float64.
 
-    `mask` (bool, of that shape) tells which entries count; a domain without any gets its entry of
-    `empty`.
+    `mask` ([B, T] bool) tells which entries count; a domain without any gets its entry of `empty`.
     """
     sums, counts = domain_sums(values, domains, num_domains, mask)
     means = torch.from_numpy(sums / np.maximum(counts, 1))

@@ -34,10 +34,23 @@ class Shelf:
     tokens: int
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Which tokens of a stream count as targets [bool]; a domain that is not there: all."""
+    _telling: dict[str, np.ndarray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def num_rows(self, domain: str) -> int:
         """Return how many whole rows the domain has."""
         return max(0, (len(self.streams[domain]) - 1) // self.tokens)
+
+    def telling_rows(self, domain: str) -> np.ndarray:
+        """Return the rows with a counted target, in order: a row that is all prompt has no loss."""
+        size = self.num_rows(domain)
+        if domain not in self.masks:
+            return np.arange(size)
+        if domain not in self._telling:
+            counted = self.masks[domain][1 : size * self.tokens + 1].reshape(size, self.tokens)
+            self._telling[domain] = np.flatnonzero(counted.any(1))
+        return self._telling[domain]
 
     def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
         """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
@@ -113,6 +126,7 @@ class Stream:
         picks = []
         for domain in domains:
             keyed = generator(self.data_seed, *name, domain)
-            order = torch.randperm(shelf.num_rows(domain), generator=keyed)[:per_domain]
-            picks += [(domain, row) for row in order.tolist()]
+            rows = shelf.telling_rows(domain)
+            order = torch.randperm(len(rows), generator=keyed)[:per_domain]
+            picks += [(domain, row) for row in rows[order.numpy()].tolist()]
         return picks
