@@ -32,7 +32,7 @@ def _silent(message: str) -> None:
 
 
 def fingerprint(spec: Corpus) -> dict[str, str]:
-    """Return what each domain's text comes from, as `package==version`; no text is read."""
+    """Return what stands for each domain's text: `package==version`, or a hash of its files."""
     return {name: source.fingerprint for name, source in _sources(spec).items()}
 
 

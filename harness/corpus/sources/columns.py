@@ -60,6 +60,7 @@ class Composer:
         if self._domain.group:
             group = self._spell("group", self._domain.group, record, plain=False)
         try:
+            group.encode()  # it will be hashed, as the text is
             prompt_chars = len(parts[0]) if self._domain.prompt is not None else 0
             return Document(record.name, group, "".join(parts), split, prompt_chars)
         except UnicodeEncodeError:

@@ -56,7 +56,7 @@ def find(name: str, domain: FilesDomain, hashes: ContentHashes) -> Source:
     found = [
         Found(
             path,
-            Path(os.path.abspath(path)).relative_to(root).as_posix(),
+            _spelled(Path(os.path.abspath(path)).relative_to(root)),
             split,
             formats[path],
             *_measure(f"domains.{name}.{_key(split)}", path, hashes),
@@ -116,6 +116,11 @@ def _separator(name: str, domain: FilesDomain) -> re.Pattern[str] | None:
     if pattern.fullmatch(""):
         raise SpecError(f"{where} matches the empty text, and would cut everywhere; correct it")
     return pattern
+
+
+def _spelled(path: Path) -> str:
+    """Return a path as text, also where its bytes are none."""
+    return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
 
 
 def _key(split: str | None) -> str:
@@ -240,7 +245,7 @@ def _digest(found: list[Found]) -> str:
     whole = sha256()
     for file in found:
         for part in (file.split or "", file.name, file.format, file.sha256):
-            whole.update(part.encode(errors="surrogateescape") + b"\0")
+            whole.update(part.encode() + b"\0")
     return whole.hexdigest()
 
 

@@ -141,6 +141,16 @@ CASES = {
         ("mine.text: a.jsonl:13", "is null where text is due", "remove or correct the row"),
         write("a.jsonl", rows() + '{"question": "q", "answer": null}\n'),
     ),
+    "half-a-character": Bad(
+        JSONL,
+        ("mine.text: a.jsonl:13 holds half of a surrogate pair", "repair the text"),
+        write("a.jsonl", rows() + '{"question": "q", "answer": "\\ud800"}\n'),
+    ),
+    "half-a-character-in-a-group": Bad(
+        f'{JSONL}\ngroup = "question"',
+        ("mine.text: a.jsonl:13 holds half of a surrogate pair", "repair the text"),
+        write("a.jsonl", rows() + '{"question": "\\ud800", "answer": "a"}\n'),
+    ),
     "template-with-absent-column": Bad(
         'paths = ["a.jsonl"]\ntemplate = "{question} {reply}"',
         ("mine.template: a.jsonl:1 has no column 'reply'", "'answer'"),

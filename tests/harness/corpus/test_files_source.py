@@ -93,6 +93,13 @@ def test_a_text_file_is_one_document_unless_it_is_cut(tmp_path: Path) -> None:
     assert documents[3].text == f"{prose(3)}\nend\n"
 
 
+def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
+    """File systems take any bytes; the document's name spells them."""
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_bytes(jsonl())
+
+    assert read(paths=(str(tmp_path),))[0].name == "caf\\xe9.jsonl:1"
+
+
 def test_a_file_that_two_patterns_match_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
