@@ -85,7 +85,7 @@ def run_ablation(
 ) -> Summary:
     """Run every (arm, seed) that is not finished yet; SpecError before any compute."""
     mirror = _check(ablation, out)
-    specs = resolve(ablation, corpus_id(ablation.corpus))
+    specs = resolve(ablation, corpus_id(ablation.corpus, out / "corpora"))
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
     found = {task: carried for task in tasks if (carried := recall(out, task.spec)) is not None}
     missing = _longest_first([task for task in tasks if task not in found])
@@ -132,8 +132,13 @@ def _check_name(ablation: Ablation, out: Path) -> None:
     if before is None:
         return
     old, new = before["spec"], _plain(ablation)
+    is_same_text = before["corpus_id"] == corpus_id(ablation.corpus, out / "corpora")
+    if is_same_text:
+        old = {**old, "domains": new["domains"]}  # whatever the paths to it
     free = ("seeds", "arms", "trackers", "checkpoint")
     changed = [key for key in new if key not in free and old.get(key) != new[key]]
+    if not is_same_text and not {"domains", "splits", "tokenizer"} & set(changed):
+        changed.append("the text of its domains")
     arms = {label: old["arms"][label] for label in new["arms"] if label in old["arms"]}
     changed += [f"arms.{label}" for label in arms if arms[label] != new["arms"][label]]
     changed += [f"arms.{label} (gone)" for label in old["arms"] if label not in new["arms"]]
@@ -194,6 +199,12 @@ def _check_rows(ablation: Ablation, store: TokenStore) -> None:
             raise SpecError(
                 f"domains.{domain}: its {split} split has {size} tokens "
                 f"and a row needs {tokens + 1}; give it more text, or lower batch.tokens"
+            )
+        mask = store.mask(domain, split)
+        if mask is not None and not mask[1 : (size - 1) // tokens * tokens + 1].any():
+            raise SpecError(
+                f"domains.{domain}: no answer lies in a whole row of its {split} split; "
+                "give it more text, or lower batch.tokens"
             )
 
 

@@ -88,7 +88,9 @@ def prepare_torch(spec: RunSpec) -> None:
 
 
 def _shelf(store: TokenStore, split: str, domains: Iterable[str], tokens: int) -> Shelf:
-    return Shelf({domain: store.stream(domain, split) for domain in domains}, tokens)
+    names = tuple(domains)
+    masks = {d: mask for d in names if (mask := store.mask(d, split)) is not None}
+    return Shelf({d: store.stream(d, split) for d in names}, tokens, masks)
 
 
 def _evaluator(

@@ -1,6 +1,6 @@
 """Fixed rows, in fixed order, at chosen steps: nats per token and bits per byte of each domain.
 
-Bits per byte divide by the UTF-8 bytes of the evaluated targets, so that tokenizers compare. The
+Bits per byte divide by the UTF-8 bytes of the counted targets, so that tokenizers compare. The
 end-of-text token counts as a target with no bytes: knowing where a document ends is part of
 predicting it. Only the loop holds an evaluator; no method, auxiliary run or trial can reach it.
 """
@@ -49,15 +49,17 @@ class Evaluator:
     def _measure(
         self, model: nn.Module, shelf: Shelf, domain: str, meter: Meter
     ) -> dict[str, float | int]:
-        size = shelf.num_rows(domain)
-        rows = np.arange(min(self.rows, size)) * size // min(self.rows, size)
+        telling = shelf.telling_rows(domain)
+        size = len(telling)
+        rows = telling[np.arange(min(self.rows, size)) * size // min(self.rows, size)]
         nats, num_tokens, num_bytes = 0.0, 0, 0
         for first in range(0, len(rows), self.chunk_rows):
             picks = [(domain, int(row)) for row in rows[first : first + self.chunk_rows]]
             batch = shelf.batch(picks, self.domains, self.device)
             nats += self._sum_of_losses(model, batch)
             num_tokens += int(batch.mask.sum())
-            num_bytes += int(self.token_bytes[batch.targets.cpu().numpy()].sum())
+            counted = batch.targets[batch.mask].cpu().numpy()
+            num_bytes += int(self.token_bytes[counted].sum())
         meter.charge("eval", self.row_flops.forward * len(rows), num_tokens)
         if not math.isfinite(nats):
             raise FloatingPointError(f"the loss on domain {domain!r} is {nats} at evaluation")

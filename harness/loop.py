@@ -167,13 +167,13 @@ class Loop:
         if size >= len(batch.rows):
             losses = self._forward(batch)
             scale = self._observe(batch, losses.detach())[:, None] * batch.mask
-            loss = self._descend(scale, losses, scale.sum())
+            loss = self._descend(scale, losses, _total(scale))
             return losses.detach(), loss
         if self.spec.mixer.reweights:  # row weights depend on the losses of the whole batch
             scale = self._observe(batch, self.view.token_losses(batch))[:, None] * batch.mask
         else:
             scale = batch.mask.float()
-        parts, loss, total = [], 0.0, scale.sum()
+        parts, loss, total = [], 0.0, _total(scale)
         for first in range(0, len(batch.rows), size):
             rows = slice(first, first + size)
             losses = self._forward(batch.select(rows))
@@ -290,3 +290,9 @@ class Loop:
             "records_bytes": self._writer.position(),
         }
         checkpoint.save(self.folder / CHECKPOINT, content)
+
+
+def _total(scale: Tensor) -> Tensor:
+    """Return the sum of a batch's scale; 1 where no target counts: the step's loss is then 0."""
+    total = scale.sum()
+    return torch.where(total > 0, total, 1.0)

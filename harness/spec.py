@@ -62,7 +62,8 @@ class Normalization:
 
     unicode: Literal["none", "NFC", "NFKC"] = "none"
     whitespace: Literal["keep", "strip", "collapse"] = "keep"
-    """`strip` trims lines and ends; `collapse` makes every run of white space one space."""
+    """`strip` trims both ends of lines and of the text; `collapse` makes every run of white space
+    one space."""
     control: Literal["keep", "remove"] = "keep"
     """Control characters other than tab and line break."""
     case: Literal["keep", "lower"] = "keep"
@@ -141,6 +142,12 @@ class HubDomain(Texts):
     max_rows: Count | None = None
     """Read at most so many rows of each split; required with streaming."""
 
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.streaming and self.max_rows is None:
+            raise ValueError("max_rows is missing, and a stream may have no end; set it")
+        return self
+
 
 Domain = Annotated[
     PackageDomain | SyntheticDomain | FilesDomain | HubDomain, Field(discriminator="kind")
@@ -191,6 +198,23 @@ class Corpus:
     domains: dict[Name, Domain]
     splits: Splits = Splits()
     tokenizer: Tokenizer = Tokenizer()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The spec as plain JSON values, domains by name, without what only says where text lies.
+
+        The fingerprints of the sources stand for the text.
+        """
+        plain: dict[str, Any] = to_json(self)
+        plain["domains"] = {
+            name: {k: v for k, v in domain.items() if k not in _PLACES.get(domain["kind"], ())}
+            for name, domain in sorted(plain["domains"].items())
+        }
+        return plain
+
+
+# Keys that lead to text and that its fingerprint stands for.
+_PLACES = {"files": ("paths", "splits"), "hub": ("dataset", "revision", "streaming")}
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -406,5 +430,7 @@ class RunSpec:
 
     @property
     def run_id(self) -> str:
-        """16 hex digits: independent of key order, label and process hash seed."""
-        return digest(self.canonical)
+        """16 hex digits: independent of key order, label, process hash seed and places of files."""
+        if not self.corpus_id:
+            return digest(self.canonical)
+        return digest({**self.canonical, "corpus": self.corpus.identity})

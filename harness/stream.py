@@ -42,24 +42,42 @@ class Shelf:
 
     streams: Mapping[str, np.ndarray]  # domain -> flat token ids, usually memory-mapped
     tokens: int
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Which tokens of a stream count as targets [bool]; a domain that is not there: all."""
+    _telling: dict[str, np.ndarray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def num_rows(self, domain: str) -> int:
         """Return how many whole rows the domain has."""
         return max(0, (len(self.streams[domain]) - 1) // self.tokens)
 
+    def telling_rows(self, domain: str) -> np.ndarray:
+        """Return the rows with a counted target, in order: a row that is all prompt has no loss."""
+        size = self.num_rows(domain)
+        if domain not in self.masks:
+            return np.arange(size)
+        if domain not in self._telling:
+            counted = self.masks[domain][1 : size * self.tokens + 1].reshape(size, self.tokens)
+            self._telling[domain] = np.flatnonzero(counted.any(1))
+        return self._telling[domain]
+
     def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
         """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
         inputs = np.empty((len(picks), self.tokens), dtype=np.int64)
         targets = np.empty_like(inputs)
+        mask = np.ones(inputs.shape, dtype=np.bool_)
         for slot, (domain, row) in enumerate(picks):
             first = row * self.tokens
             packed = self.streams[domain][first : first + self.tokens + 1]
             inputs[slot], targets[slot] = packed[:-1], packed[1:]
+            if domain in self.masks:
+                mask[slot] = self.masks[domain][first + 1 : first + self.tokens + 1]
         order = {name: k for k, name in enumerate(names)}
         arrays = (
             inputs,
             targets,
-            np.ones(inputs.shape, dtype=np.bool_),
+            mask,
             np.array([order[domain] for domain, _ in picks], dtype=np.int64),
             np.array([row for _, row in picks], dtype=np.int64),
         )
@@ -118,6 +136,7 @@ class Stream:
         picks = []
         for domain in domains:
             keyed = generator(self.data_seed, *name, domain)
-            order = torch.randperm(shelf.num_rows(domain), generator=keyed)[:per_domain]
-            picks += [(domain, row) for row in order.tolist()]
+            rows = shelf.telling_rows(domain)
+            order = torch.randperm(len(rows), generator=keyed)[:per_domain]
+            picks += [(domain, row) for row in rows[order.numpy()].tolist()]
         return picks

@@ -30,6 +30,8 @@ ONE_DOOR = {
     "wandb": {"harness/trackers/weights_and_biases.py"},
     "optuna": {"sweeps/study.py"},
     "kronfluence": {"harness/influence/ekfac.py"},
+    "datasets": {"harness/corpus/sources/hub.py"},
+    "pyarrow": {"harness/corpus/sources/arrow.py"},
     "datasketch": {"harness/corpus/near_duplicates.py"},
     "tokenizers": {"harness/corpus/tokenizer.py"},
     "plotly": {"reports/figures.py"},

@@ -25,9 +25,10 @@ from harness.corpus.sources import Source
 from harness.corpus.splitting import cap, refuse_empty, split
 from harness.corpus.tokenizer import END_OF_TEXT_ID, bytes_per_token, encode, train_bpe
 from harness.errors import SpecError
-from harness.spec import Corpus, PackageDomain
+from harness.spec import Corpus, SyntheticDomain
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
 WIDEST_UINT16 = 65_535
@@ -92,7 +93,10 @@ def _read(name: str, spec: Corpus, source: Source) -> tuple[list[Placed], Facts]
         raise SpecError(f"domains.{name}: {error}; reinstall {source.fingerprint}") from error
     if not documents:
         raise SpecError(f"domains.{name}: no text found; reinstall {source.fingerprint}")
-    kept = cap(documents, domain.max_bytes if isinstance(domain, PackageDomain) else None)
+    whole = [document for document in documents if _says_something(document)]
+    if not whole:
+        raise SpecError(f"domains.{name}: all {len(documents)} documents are blank; give it text")
+    kept = cap(whole, None if isinstance(domain, SyntheticDomain) else domain.max_bytes)
     placement = split(name, kept, spec.splits)
     package, _, version = source.fingerprint.partition("==")
     facts = {
@@ -102,13 +106,21 @@ def _read(name: str, spec: Corpus, source: Source) -> tuple[list[Placed], Facts]
         "package": package if version else None,
         "version": version or None,
         "license": source.license,
+        **source.facts,
+        "loss": "answer" if any(document.prompt_chars for document in kept) else "all",
         "documents_read": len(documents),
+        "documents_blank": len(documents) - len(whole),
         "documents_kept": len(kept),
         "bytes_kept": sum(document.num_bytes for document in kept),
         "sha256": _digest(kept),
         "split_unit": placement.unit,
     }
     return placement.documents, facts
+
+
+def _says_something(document: Document) -> bool:
+    """Tell whether there is anything to predict but white space."""
+    return bool(document.text[document.prompt_chars :].strip())
 
 
 def _digest(documents: list[Document]) -> str:
@@ -131,7 +143,7 @@ def _without_duplicates(
             for split_name in SPLITS
         }
         _refuse_losses(name, facts, spec)
-        refuse_empty(name, [p for p in kept if p.domain == name])
+        refuse_empty(name, [p for p in kept if p.domain == name], trained=facts["train"])
     return kept
 
 
@@ -157,7 +169,7 @@ def _write_streams(
         for split_name in SPLITS:
             here = (name, split_name)
             documents = in_hash_order([p.document for p in kept if (p.domain, p.split) == here])
-            encoded = encode(tokenizer, [document.text for document in documents])
+            encoded, prompts = _encode(tokenizer, documents)
             sizes = np.array([len(tokens) + 1 for tokens in encoded], np.int64)
             stream = np.full(sizes.sum(), END_OF_TEXT_ID, dtype)
             starts = np.cumsum(sizes) - sizes
@@ -165,14 +177,34 @@ def _write_streams(
                 stream[start : start + len(tokens)] = tokens
             _save(folder / store.tokens_file(*here), stream)
             _save(folder / store.starts_file(*here), starts)
+            if facts["loss"] == "answer":
+                mask = np.ones(len(stream), np.bool_)
+                for start, length in zip(starts, prompts, strict=True):
+                    mask[start : start + length] = False
+                _save(folder / store.mask_file(*here), mask)
             facts["splits"][split_name] = {
                 "documents": len(documents),
                 "groups": len({document.group for document in documents}),
                 "tokens": len(stream),
+                "targets": len(stream) - sum(prompts),
                 "bytes": sum(document.num_bytes for document in documents),
             }
             lines += _lines(name, split_name, documents, sizes.tolist())
     _write(folder / store.DOCUMENTS, "".join(lines).encode())
+
+
+def _encode(
+    tokenizer: Tokenizer, documents: list[Document]
+) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """Return the tokens of each document, and how many of them are its prompt.
+
+    A prompt is encoded apart, so that no token straddles the border to what is predicted.
+    """
+    prompts = encode(tokenizer, [d.text[: d.prompt_chars] for d in documents])
+    rests = encode(tokenizer, [d.text[d.prompt_chars :] for d in documents])
+    pairs = list(zip(prompts, rests, strict=True))
+    joined = [np.concatenate(pair) if len(pair[0]) else pair[1] for pair in pairs]
+    return joined, [len(prompt) for prompt in prompts]
 
 
 def _lines(

@@ -38,6 +38,11 @@ def starts_file(domain: str, split: str) -> str:
     return f"{domain}.{split}.documents.npy"
 
 
+def mask_file(domain: str, split: str) -> str:
+    """Return the name of the file that tells which tokens of a stream count as targets."""
+    return f"{domain}.{split}.mask.npy"
+
+
 @dataclass(frozen=True, eq=False)
 class TokenStore:
     """Rows of tokens by domain, split and index. Read-only."""
@@ -51,10 +56,15 @@ class TokenStore:
     token_bytes: NDArray[np.int32]  # [vocab] UTF-8 bytes that a token stands for; specials: 0
     manifest: dict[str, Any] = field(repr=False)
     _streams: Mapping[tuple[str, str], NDArray[Any]] = field(repr=False)
+    _masks: Mapping[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict, repr=False)
 
     def stream(self, domain: str, split: str) -> NDArray[Any]:
         """Return the token ids of a domain's split, memory-mapped; it leads to no other split."""
         return self._streams[domain, split]
+
+    def mask(self, domain: str, split: str) -> NDArray[np.bool_] | None:
+        """Return which tokens of a stream count as targets; None where all of them do."""
+        return self._masks.get((domain, split))
 
     def num_rows(self, domain: str, split: str, tokens: int) -> int:
         """Return how many rows of `tokens` targets the stream holds."""
@@ -85,17 +95,13 @@ class TokenStore:
 def read_store(folder: Path) -> TokenStore:
     """Open a complete corpus folder."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    streams = {}
-    for domain in manifest["domains"]:
+    streams, masks = {}, {}
+    for domain, facts in manifest["domains"].items():
         for split in SPLITS:
-            path = folder / tokens_file(domain, split)
-            try:
-                stream = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-            except (OSError, ValueError) as error:
-                raise SpecError(f"{path}: unreadable ({error}); delete {folder}") from error
-            if len(stream) != manifest["domains"][domain]["splits"][split]["tokens"]:
-                raise SpecError(f"{path}: {len(stream)} tokens is damaged; delete {folder}")
-            streams[domain, split] = stream
+            size = facts["splits"][split]["tokens"]
+            streams[domain, split] = _map(folder / tokens_file(domain, split), size)
+            if facts.get("loss") == "answer":
+                masks[domain, split] = _map(folder / mask_file(domain, split), size)
     return TokenStore(
         id=manifest["id"],
         folder=folder,
@@ -105,4 +111,17 @@ def read_store(folder: Path) -> TokenStore:
         token_bytes=np.load(folder / TOKEN_BYTES, allow_pickle=False),
         manifest=manifest,
         _streams=streams,
+        _masks=masks,
     )
+
+
+def _map(path: Path, size: int) -> NDArray[Any]:
+    """Return the array in a file, memory-mapped, if it has `size` entries."""
+    try:
+        # an empty file cannot be mapped
+        array = np.asarray(np.load(path, mmap_mode="r" if size else None, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: unreadable ({error}); delete {path.parent}") from error
+    if len(array) != size:
+        raise SpecError(f"{path}: {len(array)} tokens is damaged; delete {path.parent}")
+    return array

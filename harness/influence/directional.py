@@ -83,9 +83,9 @@ def norm(tensors: Direction) -> float:
 
 
 def row_losses(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:
-    """Return each row's mean loss [N] float64 at parameters + eps * along."""
+    """Return each row's mean loss [N] float64 at parameters + eps * along; 0 if none counts."""
     losses = view.token_losses(rows, along=along, eps=eps).double()
-    return losses.sum(1) / rows.mask.sum(1)
+    return losses.sum(1) / rows.mask.sum(1).clamp(min=1)
 
 
 def score_rows(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:

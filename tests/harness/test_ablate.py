@@ -9,6 +9,7 @@ import pytest
 
 from baselines.static import Static
 from harness.ablate import _check_name, _path, _plain
+from harness.corpus import corpus_id
 from harness.errors import SpecError
 from harness.files import write_json
 from harness.spec import Ablation, Arm, Budget
@@ -31,7 +32,8 @@ CHANGED = {"one": Arm(method="static", settings=Static(weights="natural"))}
 def out(tmp_path: Path) -> Path:
     """Return a folder in which the ablation was run before."""
     _path(ABLATION, tmp_path).parent.mkdir()
-    write_json(_path(ABLATION, tmp_path), {"spec": _plain(ABLATION)})
+    content = {"spec": _plain(ABLATION), "corpus_id": corpus_id(ABLATION.corpus)}
+    write_json(_path(ABLATION, tmp_path), content)
     return tmp_path
 
 

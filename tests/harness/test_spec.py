@@ -24,7 +24,10 @@ from harness.spec import (
     Batching,
     Corpus,
     Evaluation,
+    FilesDomain,
+    HubDomain,
     Model,
+    Normalization,
     Optimizer,
     PackageDomain,
     RunSpec,
@@ -57,6 +60,8 @@ CORPUS = Corpus(
         "a": SyntheticDomain(),
         "b": SyntheticDomain(seed=1),
         "p": PackageDomain(package="sympy", train=False),
+        "f": FilesDomain(paths=("a.jsonl",)),
+        "h": HubDomain(dataset="owner/name"),
     }
 )
 SPEC = RunSpec(
@@ -73,6 +78,17 @@ SPEC = RunSpec(
     corpus_id="c0",
     engine={"torch": "2.9", "steelyard": "0.1"},
 )
+TEXTS: dict[str, Any] = {
+    "text": "story",
+    "template": "{story}",
+    "prompt": "{question}",
+    "answer": "{answer}",
+    "group": "book",
+    "normalize": Normalization(case="lower"),
+    "train": False,
+    "max_bytes": 1000,
+    "license": "MIT",
+}
 # Another valid value of every field; a new field without one fails the tests below.
 CHANGED: dict[type[Any], dict[str, Any]] = {
     RunSpec: {
@@ -131,9 +147,25 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "train": False,
     },
     PackageDomain: {"package": "cwe2", "train": True, "max_bytes": 1000},
+    FilesDomain: {**TEXTS, "format": "text", "encoding": "latin-1", "separator": "x"},
+    HubDomain: {**TEXTS, "config": "c", "split": "all", "splits": {"train": "a"}, "max_rows": 9},
     Plain: {"strength": 2.0, "names": ("b",)},
 }
-ONE_VALUE = {(Tokenizer, "kind"), (SyntheticDomain, "kind"), (PackageDomain, "kind")}
+DOMAINS = (SyntheticDomain, PackageDomain, FilesDomain, HubDomain)
+ONE_VALUE = {(cls, "kind") for cls in (Tokenizer, *DOMAINS)}
+# Where text lies: what was found there is in the corpus id.
+PLACES: dict[tuple[type[Any], str], Any] = {
+    (FilesDomain, "paths"): ("elsewhere/a.jsonl",),
+    (FilesDomain, "splits"): {"train": ("elsewhere/a.jsonl",)},
+    (HubDomain, "dataset"): "elsewhere",
+    (HubDomain, "revision"): "v2",
+    (HubDomain, "streaming"): True,
+}
+# Fields of pretrained models and tokenizers, whose rows come with the code that reads them.
+PENDING = {(Tokenizer, "source"), (Tokenizer, "revision")} | {
+    (Model, name) for name in ("source", "revision", "trust_remote_code", "objective", "mask_rate")
+}
+TOGETHER = {"prompt": {"answer": "{a}"}, "answer": {"prompt": "{q}"}}
 CASES = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")
     for cls, row in CHANGED.items()
@@ -145,8 +177,8 @@ def with_part(part: Any) -> RunSpec:
     """Return SPEC with `part` at the place of the part of its class."""
     if isinstance(part, RunSpec):
         return part
-    if isinstance(part, SyntheticDomain | PackageDomain):
-        name = "a" if isinstance(part, SyntheticDomain) else "p"
+    if isinstance(part, DOMAINS):
+        name = dict(zip(DOMAINS, "apfh", strict=True))[type(part)]
         return with_part(replace(CORPUS, domains={**CORPUS.domains, name: part}))
     if isinstance(part, Splits | Tokenizer):
         name = "splits" if isinstance(part, Splits) else "tokenizer"
@@ -170,16 +202,33 @@ def default(cls: type[Any]) -> Any:
 def test_every_field_is_part_of_a_runs_identity(cls: type[Any], name: str) -> None:
     """Changing any one value anywhere in a RunSpec gives another run."""
     part = default(cls)
-    changed = replace(part, **{name: CHANGED[cls][name]})
+    beside = TOGETHER.get(name, {})  # what the field is refused without
+    before = replace(part, **{name: "{z}"}, **beside) if beside else part
+    changed = replace(part, **{name: CHANGED[cls][name]}, **beside)
 
     assert with_part(part).run_id == SPEC.run_id
-    assert with_part(changed).run_id != SPEC.run_id
+    assert with_part(changed).run_id != with_part(before).run_id
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), PLACES, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_where_text_lies_is_no_part_of_a_runs_identity(cls: type[Any], name: str) -> None:
+    """Moved files are the same run, and readers still see where they were."""
+    beside = {"paths": ()} if name == "splits" else {"max_rows": 9} if name == "streaming" else {}
+    before = with_part(replace(default(cls), max_rows=9) if name == "streaming" else default(cls))
+    moved = with_part(replace(default(cls), **{name: PLACES[cls, name]}, **beside))
+
+    assert moved.run_id == before.run_id
+    assert moved.canonical != before.canonical
+    assert replace(moved, corpus_id="").run_id != replace(before, corpus_id="").run_id
 
 
 def test_no_field_is_left_out_of_the_table() -> None:
     """Every field of every part is changed above, but `label`, and kinds that have one value."""
     for cls, row in CHANGED.items():
-        wanted = {f.name for f in fields(cls) if (cls, f.name) not in ONE_VALUE}
+        apart = {name for other, name in (*ONE_VALUE, *PLACES, *PENDING) if other is cls}
+        wanted = {f.name for f in fields(cls)} - apart
         assert set(row) == wanted - ({"label"} if cls is RunSpec else set()), cls.__name__
 
     parts = {type(value) for f in fields(RunSpec) if is_dataclass(value := getattr(SPEC, f.name))}
@@ -387,6 +436,7 @@ def test_a_target_by_name_is_that_domain_alone() -> None:
 def test_the_module_exports_every_part_that_is_tested_here() -> None:
     """A new frozen part of harness/spec.py joins the table, or the list of those that need not."""
     not_in_a_run = {"Budget", "Checkpoint", "Arm", "Ablation"}
+    not_in_a_run |= {"Texts", "Normalization"}  # parts of files and hub, changed there
     parts = {
         name
         for name, value in vars(spec_module).items()
