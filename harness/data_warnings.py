@@ -91,39 +91,41 @@ def _warnings(manifest: Mapping[str, Any], use: _Use) -> list[DataWarning]:
 
 
 def _random(manifest: Mapping[str, Any]) -> Iterator[DataWarning]:
-    for name, measures in manifest["text"]["domains"].items():
-        reason, figures = _noise(measures)
-        if reason:
-            text = (
-                f"domains.{name} looks random: {reason}. All its rows look alike to every method, "
-                "so scores, losses and weights on it are noise: rebalancing cannot work on it. "
-                "Unless it is a control on purpose, check its source and what its text is made of."
-            )
-            yield DataWarning(code="random", domain=name, loud=True, text=text, figures=figures)
+    measured = manifest["text"]["domains"].items()
+    found = {name: noise for name, measures in measured if (noise := _noise(measures))}
+    if not found:
+        return
+    who = ", ".join(f"domains.{name}" for name in found)
+    reasons = "; ".join(f"{name}: {reason}" for name, (reason, _) in found.items())
+    text = (
+        f"{who} look{'s' if len(found) == 1 else ''} random ({reasons}). All rows of such text are "
+        "alike to every method, so scores, losses and weights on it are noise: rebalancing cannot "
+        "work on it. Unless it is a control on purpose, check its source and what it is made of."
+    )
+    figures = {name: figures for name, (_, figures) in found.items()}
+    yield DataWarning(code="random", domain=", ".join(found), loud=True, text=text, figures=figures)
 
 
-def _noise(measures: Mapping[str, Any]) -> tuple[str, Figures]:
-    """Return why a domain looks random and the figures, or an empty reason."""
+def _noise(measures: Mapping[str, Any]) -> tuple[str, Figures] | None:
+    """Return why a domain looks random, and the figures; None where it does not."""
     for unit in ("words", "tokens", "characters"):
         found = measures[unit]
         if found and found["order"] < MAX_ORDER and found["compression"] > MIN_COMPRESSION:
-            singular = unit.removesuffix("s")
             reason = (
-                f"a {singular} tells {max(found['order'], 0):.1%} of the next (real text tells "
-                f"over 10%), and in order it compresses to {found['compression']:.1%} of the size that "
-                f"it has with its {unit} shuffled (real text to under 95%; {found['units']:,} "
-                f"{unit})"
+                f"a {unit.removesuffix('s')} tells {max(found['order'], 0):.1%} of the next, in "
+                f"real text over 10%, and order saves {max(1 - found['compression'], 0):.1%} in "
+                f"compression, in real text over 5%, by {found['units']:,} {unit}"
             )
             return reason, {"unit": unit, **found}
     even = measures["evenness"]
     if even and even["entropy"] > MIN_EVENNESS and measures["tokens"] is None:
         reason = (
-            f"its tokens are used as evenly as uniform draws (distinct tokens "
-            f"{even['distinct']:.2f} and entropy {even['entropy']:.3f} of theirs, where text uses "
-            f"few often and most seldom; {even['units']:,} tokens)"
+            f"tokens are used as evenly as uniform draws: {even['distinct']:.2f} of their distinct "
+            f"tokens and {even['entropy']:.3f} of their entropy, in real text below 0.9, by "
+            f"{even['units']:,} tokens"
         )
         return reason, {"unit": "tokens", **even}
-    return "", {}
+    return None
 
 
 def _alike(manifest: Mapping[str, Any]) -> Iterator[DataWarning]:

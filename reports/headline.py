@@ -46,15 +46,15 @@ def headline(evidence: Evidence) -> list[Statement]:
 
 def _data_warnings(evidence: Evidence) -> list[Statement]:
     """Repeat in one sentence that the data cannot answer the question, before any result."""
-    looks = {"random": "looks random", "alike": "look alike"}
+    looks = {"random": "like noise", "alike": "like each other"}
     loud = [
-        f"{entry['domain']} {looks.get(entry['code'], entry['code'])}"
+        f"{entry['domain']} ({looks.get(entry['code'], entry['code'])})"
         for entry in evidence.header.get("warnings") or []
         if entry.get("loud")
     ]
     if not loud:
         return []
-    text = f"Rebalancing cannot work: {'; '.join(loud)}. Read what rests on them as noise."
+    text = f"Rebalancing cannot work on {'; '.join(loud)}: see the warnings on the data."
     return [Statement("warning", text)]
 
 
