@@ -98,9 +98,11 @@ def _random(manifest: Mapping[str, Any]) -> Iterator[DataWarning]:
     who = ", ".join(f"domains.{name}" for name in found)
     reasons = "; ".join(f"{name}: {reason}" for name, (reason, _) in found.items())
     text = (
-        f"{who} look{'s' if len(found) == 1 else ''} random ({reasons}). All rows of such text are "
-        "alike to every method, so scores, losses and weights on it are noise: rebalancing cannot "
-        "work on it. Unless it is a control on purpose, check its source and what it is made of."
+        f"{who} look{'s' if len(found) == 1 else ''} random ({reasons}). In real text a word tells "
+        "over 10% of the next, order saves over 5%, and entropy is below 0.9 of that. All rows of "
+        "such text are alike to every method, so scores, losses and weights on it are noise: "
+        "rebalancing cannot work on it. Unless it is a control on purpose, check its source and "
+        "what it is made of."
     )
     figures = {name: figures for name, (_, figures) in found.items()}
     yield DataWarning(code="random", domain=", ".join(found), loud=True, text=text, figures=figures)
@@ -112,18 +114,13 @@ def _noise(measures: Mapping[str, Any]) -> tuple[str, Figures] | None:
         found = measures[unit]
         if found and found["order"] < MAX_ORDER and found["compression"] > MIN_COMPRESSION:
             reason = (
-                f"a {unit.removesuffix('s')} tells {max(found['order'], 0):.1%} of the next, in "
-                f"real text over 10%, and order saves {max(1 - found['compression'], 0):.1%} in "
-                f"compression, in real text over 5%, by {found['units']:,} {unit}"
+                f"a {unit.removesuffix('s')} tells {max(found['order'], 0):.1%} of the next, order "
+                f"saves {max(1 - found['compression'], 0):.1%} in compression"
             )
             return reason, {"unit": unit, **found}
     even = measures["evenness"]
     if even and even["entropy"] > MIN_EVENNESS and measures["tokens"] is None:
-        reason = (
-            f"tokens are used as evenly as uniform draws: {even['distinct']:.2f} of their distinct "
-            f"tokens and {even['entropy']:.3f} of their entropy, in real text below 0.9, by "
-            f"{even['units']:,} tokens"
-        )
+        reason = f"tokens have {even['entropy']:.3f} of the entropy of uniform draws"
         return reason, {"unit": "tokens", **even}
     return None
 

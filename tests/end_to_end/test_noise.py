@@ -9,8 +9,8 @@ import pytest
 
 from tests.end_to_end.conftest import ROOT, Out, command, environment, steelyard
 
-SMALL = ("--domains.a.num_documents=120", "--domains.b.num_documents=90")
-SMALL += ("--domains.c.num_documents=90", "--budget.steps=4", "--evaluation.rows=8")
+SMALL = ("--domains.a.num_documents=120", "--domains.b.num_documents=120")
+SMALL += ("--domains.c.num_documents=120", "--budget.steps=4", "--evaluation.rows=8")
 
 
 def test_noise_is_told_once_and_kept_wherever_a_reader_may_look(tmp_path: Path) -> None:
