@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from harness.api import Mixer
 from harness.corpus import corpus_id, open_corpus
+from harness.data_warnings import DataWarning, log, warnings_of
 from harness.errors import SpecError
 from harness.files import read_json, write_json
 from harness.grid import Grid
@@ -58,6 +59,9 @@ class Display:
     def say(self, text: str) -> None:
         """Show a line about the set-up."""
 
+    def warn(self, warnings: list[DataWarning]) -> None:
+        """Show what is to be known of the data, loud warnings loudly."""
+
     def open(self, total: int, found: int) -> None:
         """Begin a grid of `total` cells, of which `found` were finished before."""
 
@@ -94,7 +98,11 @@ def run_ablation(
     with _grid(site, _num_workers(missing, jobs), display) as grid:
         store = open_corpus(ablation.corpus, out / "corpora", display.say)
         _check_rows(ablation, store)
+        warnings = warnings_of(ablation, store.manifest)
+        log(warnings)
+        display.warn(warnings)
         cells = _cells(ablation, out, store, shlex.join(command))
+        cells.content["warnings"] = [warning.to_json() for warning in warnings]
 
         def settle(task: Task, outcome: Outcome) -> None:
             cells.settle(task.label, task.seed, outcome)

@@ -7,7 +7,6 @@ same run ids. Nothing here imports torch unless a CUDA device may be present.
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -55,10 +54,7 @@ def _run_spec(shared: dict[str, object], label: str, arm: Arm, seed: int) -> Run
 
 def num_steps(ablation: Ablation) -> int:
     """Return the optimizer steps of the budget."""
-    if ablation.budget.steps is not None:
-        return ablation.budget.steps
-    assert ablation.budget.tokens is not None
-    return math.ceil(ablation.budget.tokens / (ablation.batch.rows * ablation.batch.tokens))
+    return ablation.num_steps
 
 
 def engine() -> dict[str, str]:

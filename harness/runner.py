@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from harness import checkpoint
 from harness.assemble import assemble
+from harness.data_warnings import warnings_of_run
 from harness.files import read_json, write_json
 from harness.loop import InterruptedRunError, Loop, RunFailedError, Watch
 from harness.model import RowFlops, build_model, count_row_flops
@@ -194,6 +195,7 @@ def describe_run(spec: RunSpec, store: TokenStore) -> dict[str, Any]:
         "finished": None,
         "costs": {},
         "repetitions": {},
+        "warnings": [w.to_json() for w in warnings_of_run(spec, store.manifest)],
     }
 
 

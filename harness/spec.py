@@ -8,6 +8,7 @@ so running again is a no-op and two arms that ask for the same training share it
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -380,6 +381,14 @@ class Ablation:
     def corpus(self) -> Corpus:
         """The part of the spec that decides which tokens exist."""
         return Corpus(domains=self.domains, splits=self.splits, tokenizer=self.tokenizer)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the budget."""
+        if self.budget.steps is not None:
+            return self.budget.steps
+        assert self.budget.tokens is not None
+        return math.ceil(self.budget.tokens / (self.batch.rows * self.batch.tokens))
 
 
 def _known(key: str, wanted: Any, known: Any, noun: str) -> None:

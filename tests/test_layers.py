@@ -19,7 +19,7 @@ LAYERS = [
     {"runner"},
     {"assemble"},
     {"loop", "plans", "trackers", "trainer"},
-    {"view", "evaluate", "stream", "checkpoint", "corpus"},
+    {"view", "evaluate", "stream", "checkpoint", "corpus", "data_warnings"},
     {"model", "optim", "cost", "records"},
     {"files", "influence", "allocator", "cross_entropy"},
     {"spec", "shapes", "domains", "rng"},

@@ -23,6 +23,7 @@ from harness.corpus.documents import SPLITS, Document, Placed, in_hash_order
 from harness.corpus.near_duplicates import survivors
 from harness.corpus.sources import Source
 from harness.corpus.splitting import cap, refuse_empty, split
+from harness.corpus.texture import text_facts
 from harness.corpus.tokenizer import END_OF_TEXT_ID, bytes_per_token, encode, train_bpe
 from harness.errors import SpecError
 from harness.spec import Corpus, SyntheticDomain
@@ -66,6 +67,7 @@ def build(
         },
         "near_duplicate": spec.splits.near_duplicate,
         "domains": domains,
+        "text": text_facts(kept, list(domains), folder),
     }
     _write(folder / store.MANIFEST, json.dumps(manifest, indent=1).encode())
     sync_folder(folder)

@@ -23,7 +23,7 @@ from harness.errors import SpecError
 from harness.identity import digest
 from harness.spec import Corpus, FilesDomain
 
-FORMAT = 2  # of the folder and of what leads to it; raise it whenever equal specs give new bytes
+FORMAT = 3  # of the folder and of what leads to it; raise it whenever equal specs give new bytes
 LIBRARIES = ("tokenizers", "datasketch")  # a new version may learn or compare differently
 
 

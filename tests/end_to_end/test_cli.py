@@ -248,6 +248,7 @@ def test_every_run_has_a_header_of_the_agreed_form(finished: Finished) -> None:
         assert header["costs"]["train"]["tokens"] == 12 * 8 * 16
         assert {"python", "torch", "transformers", "steelyard"} <= set(header["versions"])
         assert header["repetitions"].keys() == set(header["domains"])
+        assert [w["code"] for w in header["warnings"] if w["loud"]] == []
 
 
 def test_every_record_has_the_agreed_form(finished: Finished) -> None:
@@ -294,6 +295,7 @@ def test_the_ablation_file_says_which_run_fills_which_cell(finished: Finished) -
     assert (content["primary"], content["domains"]) == ("target", ["a", "b", "c"])
     assert content["command"] == "steelyard run tiny.toml --out new/out --jobs 2"
     assert content["created"] <= content["updated"]
+    assert [w for w in content["warnings"] if w["loud"]] == []
     assert (out.folder / "corpora" / content["corpus_id"] / "manifest.json").exists()
     assert list(content["arms"]) == list(ARMS)
     for label, arm in content["arms"].items():
