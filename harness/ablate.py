@@ -119,11 +119,11 @@ def _check(ablation: Ablation, out: Path) -> Mirror:
         check_model(ablation.model, ablation.batch.tokens)
     mirror = _open_mirror(ablation, out)
     _make_writable(out)
-    _check_name(ablation, out)
+    check_name(ablation, out)
     return mirror
 
 
-def _check_name(ablation: Ablation, out: Path) -> None:
+def check_name(ablation: Ablation, out: Path) -> None:
     """Refuse to overwrite an ablation of the same name that asked something else.
 
     Seeds and arms may be added. Anything else under the old name would hide what was tried before.
