@@ -63,8 +63,9 @@ def _endless_lines() -> Any:
 
 def one_line(box: str) -> str:
     """Return the complaint in one of tyro's boxes as a line: where, what, the value."""
-    lines = [re.sub(r"[\u2500-\u257f]", "", line).strip() for line in box.splitlines()[1:]]
-    text = " ".join(line for line in lines if line)
+    # drawn with lines where standard output can show them, else with | and -
+    lines = [re.sub(r"[\u2500-\u257f]|^\||\|$", "", s).strip() for s in box.splitlines()[1:]]
+    text = " ".join(line for line in lines if line.strip("+-"))
     text = re.sub(r" ?\[type=[^,\]]*, input_value=(.*?), input_type=\w+\]", r", got \1", text)
     for noise in _NOISE:
         text = re.sub(noise, "", text)

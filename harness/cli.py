@@ -141,9 +141,7 @@ class Export:
     """One seed's mixture; by default the mean over all finished seeds."""
     what: Literal["final", "mean", "schedule"] = "mean"
     """Weights of the last step, their mean over the run, or how they went (JSON only)."""
-    format: Literal[
-        "json", "interleave", "axolotl", "llamafactory", "nemo", "torchtitan"
-    ] = "json"
+    format: Literal["json", "interleave", "axolotl", "llamafactory", "nemo", "torchtitan"] = "json"
     """JSON, datasets.interleave_datasets, or the trainer whose configuration it is for."""
     to: Path | None = None
     """File to write; by default standard output."""
@@ -191,7 +189,8 @@ def overview() -> Any:
     form: Any = None
     for name, command in COMMANDS.items():
         first = (command.__doc__ or "").partition("\n")[0]
-        one = Annotated[command, tyro.conf.subcommand(name, description=first)]
+        mark = tyro.conf.subcommand(name, description=first)
+        one: Any = Annotated[command, mark]  # type: ignore[valid-type]
         form = one if form is None else form | one
     return form
 

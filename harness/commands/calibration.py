@@ -31,9 +31,7 @@ def seconds_per_step(spec: RunSpec, vocab_size: int) -> float:
     for _ in range(1 + STEPS):
         started = time.perf_counter()
         for _ in range(spec.batch.rows // rows):
-            with torch.autocast(
-                spec.device, torch.bfloat16, enabled=spec.precision == "bfloat16"
-            ):
+            with torch.autocast(spec.device, torch.bfloat16, enabled=spec.precision == "bfloat16"):
                 loss = token_losses(model, batch).mean()
             loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

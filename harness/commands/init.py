@@ -226,13 +226,13 @@ def _name(stem: str, taken: set[str]) -> str:
 def _spec(title: str, target: str, domains: list[Drafted]) -> str:
     sizes = [domain.num_bytes for domain in domains if domain.num_bytes is not None]
     total = sum(sizes) if sizes else 10_000_000
-    vocabulary = next((v for limit, v in ((300_000, 512), (2_000_000, 1024)) if total < limit), 2048)
+    vocabulary = next(
+        (v for limit, v in ((300_000, 512), (2_000_000, 1024)) if total < limit), 2048
+    )
     passes = 2 * total // (BYTES_PER_TOKEN * ROWS * TOKENS)
     steps = min(MAX_STEPS, max(MIN_STEPS, passes // 10 * 10))
     small = [d.name for d in domains if d.num_bytes is not None and d.num_bytes < 20_000]
-    warning = [
-        f"# {name} is very small: a split may lack a row of batch.tokens." for name in small
-    ]
+    warning = [f"# {name} is very small: a split may lack a row of batch.tokens." for name in small]
     written = "\n\n".join("\n".join(domain.lines) for domain in domains)
     return f"""\
 # Written by `steelyard init`; every line may be changed. All keys: steelyard run SPEC --help
