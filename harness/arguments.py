@@ -96,6 +96,8 @@ def check_command(given: Sequence[str], known: Sequence[str]) -> None:
     """Refuse a first argument that is no command, by name."""
     if not given:
         raise SpecError(f"a command is missing; choose one of {', '.join(known)}, or see --help")
+    if given[0].startswith("-") and given[0] not in ("-h", "--help"):
+        raise SpecError(f"unknown option {given[0]} before a command; see steelyard --help")
     if not given[0].startswith("-") and given[0] not in known:
         close = difflib.get_close_matches(given[0], known, 1)
         fix = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"

@@ -190,7 +190,7 @@ def overview() -> Any:
     for name, command in COMMANDS.items():
         first = (command.__doc__ or "").partition("\n")[0]
         mark = tyro.conf.subcommand(name, description=first)
-        one: Any = Annotated[command, mark]  # type: ignore[valid-type]
+        one: Any = Annotated[command, mark]
         form = one if form is None else form | one
     return form
 
@@ -289,7 +289,10 @@ def _export(command: Export) -> int:
     if command.to is None:
         print(text, end="")
     else:
-        command.to.write_text(text)
+        try:
+            command.to.write_text(text)
+        except OSError as error:
+            raise SpecError(f"{command.to}: cannot be written: {error.strerror}") from None
         print(f"wrote {command.to}")
     return 0
 

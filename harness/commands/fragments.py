@@ -126,7 +126,7 @@ def _torchtitan(mixture: Mixture) -> str:
         *_head(mixture),
         "# torchtitan's data are configured in Python (components/data, since August 2026). Each",
         "# data set is packed before it is mixed, so that weights count tokens, as here. An older",
-        "# torchtitan reads a single data set: mix beforehand, for instance by --format interleave.",
+        "# torchtitan reads a single data set: mix beforehand, as --format=interleave does.",
         "from torchtitan.components.data import (",
         "    ConcatThenSplitPackingConfig,",
         "    DatasetMixConfig,",

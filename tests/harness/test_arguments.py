@@ -98,7 +98,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_complaint_keeps_the_value_and_drops_the_frame() -> None:
-    box = "╭─ Value error ─╮\n│ Error parsing --a: no good: 'x' │\n│ ─── │\n│ For full helptext, see y │\n╰──╯"
+    lines = ["Error parsing --a: no good: 'x'", "───", "For full helptext, see y"]
+    box = "\n".join(["╭─ Value error ─╮", *(f"│ {line} │" for line in lines), "╰──╯"])
 
     assert one_line(box) == "--a: no good: 'x'"
 

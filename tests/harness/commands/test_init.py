@@ -286,5 +286,5 @@ def test_a_broken_parquet_file_is_one_line() -> None:
     pytest.importorskip("pyarrow")
     make_bad_files()
 
-    with pytest.raises(SpecError, match="fake.parquet: is no parquet file"):
+    with pytest.raises(SpecError, match=r"fake\.parquet: is no parquet file"):
         draft("fake.parquet", other())
