@@ -81,10 +81,20 @@ class Summary:
 
 
 def run_ablation(
-    ablation: Ablation, out: Path, jobs: int | None, display: Display, command: list[str]
+    ablation: Ablation,
+    out: Path,
+    jobs: int | None,
+    display: Display,
+    command: list[str],
+    warning: str | None = None,
 ) -> Summary:
-    """Run every (arm, seed) that is not finished yet; SpecError before any compute."""
+    """Run every (arm, seed) that is not finished yet; SpecError before any compute.
+
+    `warning` is said before the work, and after what cannot be done at all is refused.
+    """
     mirror = _check(ablation, out)
+    if warning is not None:
+        display.say(f"warning: {warning}")
     specs = resolve(ablation, corpus_id(ablation.corpus))
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
     found = {task: carried for task in tasks if (carried := recall(out, task.spec)) is not None}

@@ -328,9 +328,8 @@ def _run(command: Run, overrides: list[str], arguments: list[str], console: Cons
     from harness.display import TerminalDisplay
 
     display = TerminalDisplay(console)
-    if (hopeless := importlib.import_module("reports.power").hopeless(ablation)) is not None:
-        display.say(f"warning: {hopeless}")
-    summary = run_ablation(ablation, command.out, command.jobs, display, arguments)
+    warning = importlib.import_module("reports.power").hopeless(ablation)
+    summary = run_ablation(ablation, command.out, command.jobs, display, arguments, warning)
     if summary.interrupted:
         return _stopped(console)
     if summary.finished:
