@@ -25,27 +25,27 @@ _NOISE = (
 )
 
 
-def parse(form: Any, arguments: Sequence[str], **options: Any) -> Any:
+def parse(form: Any, arguments: Sequence[str], *, has_flags: bool = True, **options: Any) -> Any:
     """Return what tyro makes of `arguments`; SpecError, in one line, where it refuses them.
 
+    With flags, `--force` alone is true; without, truth has a value (`--x=True`), as sweeps give it.
     A request for help is printed, and ends in tyro's own SystemExit(0).
     """
     import tyro  # a third of a second, and most specs are run as they are
 
+    conf = tyro.conf
+    flags = conf.FlagCreatePairsOff if has_flags else conf.FlagConversionOff
+    settings = (flags, conf.AvoidSubcommands)
     if any(argument in ("-h", "--help") for argument in arguments):
-        return tyro.cli(form, args=list(arguments), config=_settings(tyro), **options)
+        return tyro.cli(form, args=list(arguments), config=settings, **options)
     complaint = io.StringIO()
     try:
         with _endless_lines(), contextlib.redirect_stderr(complaint):
-            return tyro.cli(form, args=list(arguments), config=_settings(tyro), **options)
+            return tyro.cli(form, args=list(arguments), config=settings, **options)
     except SystemExit as exit_:
         if not exit_.code:
             raise
         raise SpecError(one_line(complaint.getvalue())) from None
-
-
-def _settings(tyro: Any) -> tuple[Any, ...]:
-    return (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
 
 
 @contextlib.contextmanager

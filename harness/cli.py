@@ -59,7 +59,7 @@ class Init:
     target: str | None = None
     """The domain that the ablation is about; by default the first."""
     force: bool = False
-    """True: write over an existing file."""
+    """Write over an existing file."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Plan:
     jobs: int | None = None
     """Runs that train at the same time; by default what the cores allow."""
     measure: bool = False
-    """True: time three steps, where no finished run of this shape gives a rate."""
+    """Time three steps, where no finished run of this shape gives a rate."""
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,11 @@ def _known_keys(cls: Any, location: list[str]) -> list[str]:
 
 def _override(ablation: Ablation, overrides: Sequence[str], path: Path) -> Ablation:
     """Apply `--a.b=v`; the help that may be asked for lists every key with its value."""
-    prog = f"steelyard run {path}"
-    overridden: Ablation = parse(type(ablation), overrides, default=ablation, prog=prog)
+    overridden: Ablation = parse(
+        type(ablation),
+        overrides,
+        has_flags=False,
+        default=ablation,
+        prog=f"steelyard run {path}",
+    )
     return overridden

@@ -57,7 +57,7 @@ def write_spec(
         got = f"got {paths[0]!r} alone" if paths else "got none"
         raise SpecError(f"init: PATHS: give two domains or more to mix, {got}")
     if out.exists() and not force:
-        raise SpecError(f"{out}: exists; give --out another name, or --force=True to replace it")
+        raise SpecError(f"{out}: exists; give --out another name, or --force to replace it")
     title = name or re.sub(r"[^A-Za-z0-9_-]+", "-", out.stem).strip("-") or "mine"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", title):
         raise SpecError(f"--name: {title!r} must be letters, digits, '-', '_' and '.'")

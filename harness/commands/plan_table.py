@@ -85,7 +85,7 @@ def _minutes(plan: Forecast, flops: float) -> str:
     if not plan.missing:
         return "nothing left to train"
     if plan.rate is None or math.isnan(flops):
-        return "unknown until a first run; --measure=True times three steps"
+        return "unknown until a first run; --measure times three steps"
     minutes = flops * plan.rate.seconds_per_flop / plan.jobs / 60
     at_once = f"{plan.jobs} at a time" if plan.jobs > 1 else "one at a time"
     shown = "under a minute" if minutes < 1 else f"about {minutes:.0f} min"

@@ -276,7 +276,7 @@ def test_what_cannot_be_is_one_line(case: str, capsys: pytest.CaptureFixture[str
 def test_force_writes_over_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     make_bad_files()
 
-    assert cli.main(["init", other(), "o/h", "--out", "there.toml", "--force=True"]) == 0
+    assert cli.main(["init", other(), "o/h", "--out", "there.toml", "--force"]) == 0
 
     assert load_ablation(Path("there.toml"), [], find_method).name == "there"
     assert "steelyard plan there.toml" in capsys.readouterr().out

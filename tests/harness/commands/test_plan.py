@@ -200,7 +200,7 @@ def test_what_is_printed_fits_and_says_what_is_unknown(tmp_path: Path, width: in
     assert max(map(len, text.splitlines())) <= width
     words = " ".join(text.split())
     assert "8 of 8 distinct runs (4 main, 4 auxiliary), 10.2k tokens, 192k FLOPs" in words
-    assert "time: unknown until a first run; --measure=True" in words
+    assert "time: unknown until a first run; --measure" in words
     assert "corpus: not built yet" in words
     assert "as uniform" in words
     assert "later: an id" in words
