@@ -85,10 +85,20 @@ class Summary:
 
 
 def run_ablation(
-    ablation: Ablation, out: Path, jobs: int | None, display: Display, command: list[str]
+    ablation: Ablation,
+    out: Path,
+    jobs: int | None,
+    display: Display,
+    command: list[str],
+    warning: str | None = None,
 ) -> Summary:
-    """Run every (arm, seed) that is not finished yet; SpecError before any compute."""
+    """Run every (arm, seed) that is not finished yet; SpecError before any compute.
+
+    `warning` is said before the work, and after what cannot be done at all is refused.
+    """
     mirror = _check(ablation, out)
+    if warning is not None:
+        display.say(f"warning: {warning}")
     specs = resolve(ablation, corpus_id(ablation.corpus, out / "corpora"))
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
     found = {task: carried for task in tasks if (carried := recall(out, task.spec)) is not None}
@@ -127,11 +137,11 @@ def _check(ablation: Ablation, out: Path) -> Mirror:
         check_model(ablation.model, ablation.batch.tokens)
     mirror = _open_mirror(ablation, out)
     _make_writable(out)
-    _check_name(ablation, out)
+    check_name(ablation, out)
     return mirror
 
 
-def _check_name(ablation: Ablation, out: Path) -> None:
+def check_name(ablation: Ablation, out: Path) -> None:
     """Refuse to overwrite an ablation of the same name that asked something else.
 
     Seeds and arms may be added. Anything else under the old name would hide what was tried before.

@@ -80,10 +80,11 @@ def _device(ablation: Ablation) -> Literal["cpu", "cuda"]:
 def _precision(ablation: Ablation, device: str) -> Literal["float32", "bfloat16"]:
     if ablation.precision != "auto":
         return ablation.precision
-    return "bfloat16" if device == "cuda" or _cpu_has_bfloat16() else "float32"
+    return "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
+    """Tell whether the processor has units for bfloat16 products."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

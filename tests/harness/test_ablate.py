@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from baselines.static import Static
-from harness.ablate import _check_name, _path, _plain
+from harness.ablate import _path, _plain, check_name
 from harness.corpus import corpus_id
 from harness.errors import SpecError
 from harness.files import write_json
@@ -49,7 +49,7 @@ def out(tmp_path: Path) -> Path:
 )
 def test_seeds_and_arms_may_be_added(ablation: Ablation, out: Path) -> None:
     """More evidence under the same name hides nothing."""
-    _check_name(ablation, out)
+    check_name(ablation, out)
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_seeds_and_arms_may_be_added(ablation: Ablation, out: Path) -> None:
 def test_what_was_tried_is_not_overwritten(ablation: Ablation, words: str, out: Path) -> None:
     """A dropped seed or a changed setting needs a name of its own."""
     with pytest.raises(SpecError, match=words):
-        _check_name(ablation, out)
+        check_name(ablation, out)
