@@ -53,6 +53,8 @@ class SyntheticDomain:
     train: Annotated[bool, Field(strict=True)] = True
 
 
+MASKED = ("bert", "roberta")  # architectures from scratch that predict masked tokens
+
 SplitName = Literal["train", "probe", "tuning", "heldout"]
 
 
@@ -209,7 +211,7 @@ class Model:
     objective: Literal["causal", "masked"] = "causal"
     """Predict the next token, or tokens that were masked (BERT, RoBERTa)."""
     mask_rate: Share = 0.15
-    """Masked: share of the tokens of a row that are predicted."""
+    """Masked: share of the tokens of a row that are predicted; the count is rounded."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -343,6 +345,7 @@ class Ablation:
             raise ValueError("domains: at least one must have train = true")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} names a seed twice; remove the repetition")
+        _model_agrees(self.model, self.tokenizer)
         return self
 
     @property
@@ -362,6 +365,27 @@ def _known(key: str, wanted: Any, known: Any, noun: str) -> None:
     for name in wanted:
         if name not in known:
             raise ValueError(f"{key}: {name!r} is no {noun}; choose one of {', '.join(known)}")
+
+
+def _model_agrees(model: Model, tokenizer: Tokenizer) -> None:
+    """Refuse settings of a model that contradict each other or the tokenizer."""
+    if model.source is None:
+        for name in ("revision", "trust_remote_code"):
+            if getattr(model, name):
+                raise ValueError(f"model.{name}: belongs to model.source; set both or neither")
+        needed = "masked" if model.architecture in MASKED else "causal"
+        if model.objective != needed:
+            wrong = f'model.objective: {model.architecture} cannot be "{model.objective}"'
+            raise ValueError(f'{wrong}; set "{needed}", or choose another model.architecture')
+        return
+    for name in ("architecture", "size", "config"):
+        if getattr(model, name) != getattr(Model(), name):
+            raise ValueError(f"model.{name}: model.source brings its own; remove one of them")
+    if tokenizer.kind == "bpe":
+        raise ValueError(
+            "tokenizer.kind: model.source knows its own tokens and no BPE trained here; set "
+            f'tokenizer.kind = "pretrained" and tokenizer.source = "{model.source}"'
+        )
 
 
 @dataclass(frozen=True, kw_only=True, config=_ANY)
@@ -390,6 +414,8 @@ class RunSpec:
     compile: Annotated[bool, Field(strict=True)] = False
     corpus_id: str = ""
     """Also covers the versions of the text's sources, so that new text is a new run."""
+    model_id: str = ""
+    """Fingerprint of what `model.source` holds; empty for a model from scratch."""
     engine: dict[str, str] = Field(default_factory=dict)
     """Versions of what computes: steelyard's minor version, torch, transformers."""
 
@@ -407,4 +433,23 @@ class RunSpec:
     @property
     def run_id(self) -> str:
         """16 hex digits: independent of key order, label and process hash seed."""
-        return digest(self.canonical)
+        return digest(_without_places(self.canonical))
+
+
+# Where things lie and what a revision is called change no bit; fingerprints stand for the content.
+PLACES = (
+    ("model", "source"),
+    ("model", "revision"),
+    ("corpus", "tokenizer", "source"),
+    ("corpus", "tokenizer", "revision"),
+)
+
+
+def _without_places(canonical: dict[str, Any]) -> dict[str, Any]:
+    """Return a canonical spec with nothing at each of PLACES; the argument is changed."""
+    for *path, last in PLACES:
+        table = canonical
+        for part in path:
+            table = table[part]
+        table[last] = None
+    return canonical

@@ -20,9 +20,11 @@ LAYERS = [
     {"assemble"},
     {"loop", "plans", "trackers"},
     {"view", "evaluate", "stream", "checkpoint", "corpus"},
+    {"model_check"},
     {"model", "optim", "cost", "records"},
-    {"files", "influence", "allocator", "cross_entropy"},
-    {"spec", "shapes", "domains", "rng"},
+    {"pretrained", "influence", "allocator", "cross_entropy", "corruption"},
+    {"files", "shapes"},
+    {"spec", "domains", "rng"},
     {"identity"},
     {"api", "errors", "deferred"},
 ]

@@ -20,9 +20,10 @@ from pydantic import TypeAdapter
 from harness.corpus.sources import Source, find_source
 from harness.corpus.store import MANIFEST, TokenStore, read_store
 from harness.identity import digest
+from harness.pretrained import fingerprint_tokenizer
 from harness.spec import Corpus
 
-FORMAT = 2  # of the folder and of what leads to it; raise it whenever equal specs give new bytes
+FORMAT = 3  # of the folder and of what leads to it; raise it whenever equal specs give new bytes
 LIBRARIES = ("tokenizers", "datasketch")  # a new version may learn or compare differently
 
 
@@ -63,6 +64,9 @@ def _identity(spec: Corpus, sources: Mapping[str, Source]) -> dict[str, Any]:
         "sources": {name: source.fingerprint for name, source in sources.items()},
         "spec": TypeAdapter(Corpus).dump_python(spec, mode="json"),
     }
+    if spec.tokenizer.source is not None:  # what it holds counts, not where it lies
+        facts["tokenizer"] = fingerprint_tokenizer(Path(spec.tokenizer.source))
+        facts["spec"]["tokenizer"] |= {"source": None, "revision": None}
     facts["spec"]["domains"] = dict(sorted(facts["spec"]["domains"].items()))
     return {"id": digest(facts), **facts}
 
