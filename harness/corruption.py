@@ -22,6 +22,11 @@ SHOWN_AS_MASK = 0.8
 SHOWN_AS_RANDOM = 0.1
 
 
+def uniforms(rows: int, tokens: int, keyed: Generator) -> Tensor:
+    """Return what decides the corruption of `rows` rows, [rows, 3, tokens]."""
+    return torch.rand(rows, 3, tokens, generator=keyed)
+
+
 @dataclass(frozen=True)
 class Corruption:
     """Hides a share `rate` of a row's counted targets, and at least one."""
@@ -30,18 +35,14 @@ class Corruption:
     mask_token: int
     vocab_size: int  # random tokens come from below it
 
-    def uniforms(self, rows: int, tokens: int, keyed: Generator) -> Tensor:
-        """Return what decides the corruption of `rows` rows, [rows, 3, tokens]."""
-        return torch.rand(rows, 3, tokens, generator=keyed)
-
-    def apply(self, batch: Batch, uniforms: Tensor) -> Batch:
+    def apply(self, batch: Batch, noise: Tensor) -> Batch:
         """Return the batch with its targets as inputs, hidden where they are to be predicted.
 
         A row's T targets are read in place, not shifted: what the batch's mask leaves out is read
         and never predicted.
         """
-        which, how, other = uniforms.to(batch.targets.device).unbind(1)  # [B, T] each
-        order = which.masked_fill(~batch.mask, 2.0).argsort(1, stable=True).argsort(1)
+        which, how, other = noise.to(batch.targets.device).unbind(1)  # [B, T] each
+        order = which.masked_fill(~batch.mask, 2.0).argsort(stable=True).argsort()
         countable = batch.mask.sum(1)
         wanted = (countable * self.rate).round().clamp(min=1).minimum(countable)
         chosen = order < wanted[:, None]

@@ -1,8 +1,9 @@
 """Fixed rows, in fixed order, at chosen steps: nats per token and bits per byte of each domain.
 
 Bits per byte divide by the UTF-8 bytes of the targets that count, so that tokenizers compare. The
-end-of-text token of a BPE trained here is a target with no bytes: knowing where a document ends is part of
-predicting it. Only the loop holds an evaluator; no method, auxiliary run or trial can reach it.
+end-of-text token of a BPE trained here is a target with no bytes: knowing where a document ends is
+part of predicting it. Only the loop holds an evaluator; no method, auxiliary run or trial can reach
+it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from harness.corruption import uniforms
 from harness.model import token_losses
 from harness.rng import generator
 
@@ -64,12 +66,12 @@ class Evaluator:
         size = shelf.num_rows(domain)
         rows = np.arange(min(self.rows, size)) * size // min(self.rows, size)
         nats, num_tokens, num_bytes = 0.0, 0, 0
-        uniforms = self._uniforms(split, domain, len(rows), shelf.tokens)
+        noise = self._noise(split, domain, len(rows), shelf.tokens)
         for first in range(0, len(rows), self.chunk_rows):
             picks = [(domain, int(row)) for row in rows[first : first + self.chunk_rows]]
             batch = shelf.batch(picks, self.domains, self.device)
             if self.corruption is not None:
-                batch = self.corruption.apply(batch, uniforms[first : first + self.chunk_rows])
+                batch = self.corruption.apply(batch, noise[first : first + self.chunk_rows])
             nats += self._sum_of_losses(model, batch)
             num_tokens += int(batch.mask.sum())
             spans = bytes_of_targets(self.num_bytes[split][domain], batch.rows, shelf.tokens)
@@ -84,11 +86,11 @@ class Evaluator:
             "num_bytes": num_bytes,
         }
 
-    def _uniforms(self, split: str, domain: str, rows: int, tokens: int) -> Tensor:
+    def _noise(self, split: str, domain: str, rows: int, tokens: int) -> Tensor:
         """Return what hides the same tokens in every arm, seed and step; empty where none are."""
         if self.corruption is None:
             return torch.empty(0)
-        return self.corruption.uniforms(rows, tokens, generator(0, "corrupt", split, domain))
+        return uniforms(rows, tokens, generator(0, "corrupt", split, domain))
 
     def _sum_of_losses(self, model: nn.Module, batch: Batch) -> float:
         enabled = self.precision == "bfloat16"

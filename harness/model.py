@@ -58,7 +58,11 @@ def read_source(spec: Model, attention: str = "sdpa", device: str | None = None)
 
     SpecError where the weights leave a part of the model unset: it would be random.
     """
+    from transformers.utils import logging
+
     assert spec.source is not None
+    logging.disable_progress_bar()  # a run has its own
+    logging.set_verbosity_error()  # what matters of it is raised below
     config = _config(spec, 0, 0)
     with torch.device("meta"):
         possible = _from_config(spec, config, attention).config._attn_implementation

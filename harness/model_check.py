@@ -5,7 +5,6 @@ Everything is tried on torch's meta device, where building or loading a model al
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +78,15 @@ def _check_source(spec: Model, vocab_size: int, mask_token: int | None) -> None:
     for path in weight_files(folder):
         if path.suffix == ".bin":
             _check_pickle(path)
-    with suppress(ImportError):  # nothing loads on meta without accelerate; the run itself says it
+    try:
         read_source(spec, device="meta")
+    except ImportError:
+        return  # nothing loads on meta without accelerate; the run itself will say it
+    except SpecError:
+        raise
+    except Exception as error:  # transformers raises what it likes
+        reason = " ".join(str(error).split())[:200]
+        raise SpecError(f"model.source: {folder} cannot be loaded: {reason}") from None
 
 
 def _objectives(config: dict[str, Any]) -> list[str]:

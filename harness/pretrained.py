@@ -164,9 +164,9 @@ def _downloaded(name: str, revision: str | None, key: str, patterns: tuple[str, 
 
 
 def _known(config: dict[str, Any]) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
-    return config["model_type"] in CONFIG_MAPPING_NAMES
+    return config["model_type"] in CONFIG_MAPPING
 
 
 def _check_safetensors(path: Path) -> None:

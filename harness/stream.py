@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from harness.api import Batch
+from harness.corruption import uniforms
 from harness.rng import generator
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Stream:
         if self.corruption is None:
             return batch
         keyed = generator(self.data_seed, "corrupt", *name)
-        return self.corruption.apply(batch, self.corruption.uniforms(*batch.inputs.shape, keyed))
+        return self.corruption.apply(batch, uniforms(*batch.inputs.shape, keyed))
 
     def _sample(
         self, shelf: Shelf, domains: tuple[str, ...], per_domain: int, *name: str | int

@@ -34,7 +34,7 @@ def tokens_file(domain: str, split: str) -> str:
 
 
 def bytes_file(domain: str, split: str) -> str:
-    """Return the name of the file that holds the UTF-8 bytes each token of a stream accounts for."""
+    """Return the name of the file of the UTF-8 bytes that each token accounts for."""
     return f"{domain}.{split}.bytes.npy"
 
 

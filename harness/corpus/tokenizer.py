@@ -3,9 +3,9 @@
 Bytes, so that no text is unknown and bits per byte is exact: each token stands for a fixed number
 of bytes. Tokens of text and the end-of-text token never mix: a document that spells the latter out
 is encoded as the characters it is; so is every special token of a tokenizer from outside, but not
-words that were added to one without being special. Trained on nothing else than what a model may learn from,
-because a merge learned from held-out text would tell what is in it; the price is that an untrained
-domain may cost more tokens per byte. The only file that imports tokenizers.
+words that were added to one without being special. Trained on nothing else than what a model may
+learn from, because a merge learned from held-out text would tell what is in it; the price is that
+an untrained domain may cost more tokens per byte. The only file that imports tokenizers.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def _bytes_between(text: str, ends: NDArray[np.int64]) -> NDArray[np.int64]:
     sizes = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
     up_to = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     reached = np.maximum.accumulate(np.concatenate([[0], np.clip(ends, 0, len(text))]))
-    return np.diff(up_to[np.concatenate([reached, [len(text)]])])
+    counts: NDArray[np.int64] = np.diff(up_to[np.concatenate([reached, [len(text)]])])
+    return counts
 
 
 def bytes_per_token(tokenizer: Tokenizer) -> NDArray[np.int32]:
