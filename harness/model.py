@@ -58,9 +58,10 @@ def read_source(spec: Model, attention: str = "sdpa", device: str | None = None)
 
     SpecError where the weights leave a part of the model unset: it would be random.
     """
-    from transformers.utils import logging
+    import transformers
 
     assert spec.source is not None
+    logging: Any = transformers.utils.logging
     logging.disable_progress_bar()  # a run has its own
     logging.set_verbosity_error()  # what matters of it is raised below
     config = _config(spec, 0, 0)

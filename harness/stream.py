@@ -112,7 +112,8 @@ class Stream:
         if self.corruption is None:
             return batch
         keyed = generator(self.data_seed, "corrupt", *name)
-        return self.corruption.apply(batch, uniforms(*batch.inputs.shape, keyed))
+        rows, tokens = batch.inputs.shape
+        return self.corruption.apply(batch, uniforms(rows, tokens, keyed))
 
     def _sample(
         self, shelf: Shelf, domains: tuple[str, ...], per_domain: int, *name: str | int

@@ -93,6 +93,7 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "threads": 2,
         "compile": True,
         "corpus_id": "c1",
+        "model_id": "m1",
         "engine": {"torch": "2.10", "steelyard": "0.1"},
     },
     Corpus: {
@@ -107,8 +108,15 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "near_duplicate": 0.7,
         "max_removed": 0.3,
     },
-    Tokenizer: {"vocab_size": 512},
-    Model: {"architecture": "llama", "size": "micro", "config": {"n_layer": 3, "n_embd": 32}},
+    Tokenizer: {"vocab_size": 512, "kind": "pretrained"},
+    Model: {
+        "architecture": "llama",
+        "size": "micro",
+        "config": {"n_layer": 3, "n_embd": 32},
+        "trust_remote_code": True,
+        "objective": "masked",
+        "mask_rate": 0.2,
+    },
     Batching: {"rows": 8, "tokens": 64, "micro_rows": 4},
     Optimizer: {
         "learning_rate": 2e-3,
@@ -133,7 +141,14 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
     PackageDomain: {"package": "cwe2", "train": True, "max_bytes": 1000},
     Plain: {"strength": 2.0, "names": ("b",)},
 }
-ONE_VALUE = {(Tokenizer, "kind"), (SyntheticDomain, "kind"), (PackageDomain, "kind")}
+# Where things lie: corpus_id and model_id stand for what is there.
+PLACES = {
+    (Model, "source"): "elsewhere/model",
+    (Model, "revision"): "v2",
+    (Tokenizer, "source"): "elsewhere/tokenizer.json",
+    (Tokenizer, "revision"): "v2",
+}
+ONE_VALUE = {(SyntheticDomain, "kind"), (PackageDomain, "kind")}
 CASES = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")
     for cls, row in CHANGED.items()
@@ -170,7 +185,10 @@ def default(cls: type[Any]) -> Any:
 def test_every_field_is_part_of_a_runs_identity(cls: type[Any], name: str) -> None:
     """Changing any one value anywhere in a RunSpec gives another run."""
     part = default(cls)
-    changed = replace(part, **{name: CHANGED[cls][name]})
+    changes = {name: CHANGED[cls][name]}
+    if changes == {"kind": "pretrained"}:
+        changes["source"] = "t"  # the two belong together
+    changed = replace(part, **changes)
 
     assert with_part(part).run_id == SPEC.run_id
     assert with_part(changed).run_id != SPEC.run_id
@@ -179,12 +197,25 @@ def test_every_field_is_part_of_a_runs_identity(cls: type[Any], name: str) -> No
 def test_no_field_is_left_out_of_the_table() -> None:
     """Every field of every part is changed above, but `label`, and kinds that have one value."""
     for cls, row in CHANGED.items():
-        wanted = {f.name for f in fields(cls) if (cls, f.name) not in ONE_VALUE}
+        named = ONE_VALUE | set(PLACES)
+        wanted = {f.name for f in fields(cls) if (cls, f.name) not in named}
         assert set(row) == wanted - ({"label"} if cls is RunSpec else set()), cls.__name__
 
     parts = {type(value) for f in fields(RunSpec) if is_dataclass(value := getattr(SPEC, f.name))}
     parts |= {type(value) for f in fields(Corpus) if is_dataclass(value := getattr(CORPUS, f.name))}
     assert parts | {type(domain) for domain in CORPUS.domains.values()} == set(CHANGED) - {RunSpec}
+
+
+@pytest.mark.parametrize(("cls", "name"), PLACES, ids=lambda part: getattr(part, "__name__", part))
+def test_where_things_lie_is_no_part_of_a_runs_identity(cls: type[Any], name: str) -> None:
+    """A folder that moves is the same model; the spec that is shown still names it."""
+    part = Model(source="m") if cls is Model else Tokenizer(kind="pretrained", source="t")
+    here, there = with_part(part), with_part(replace(part, **{name: PLACES[cls, name]}))
+
+    assert here.run_id == there.run_id
+    assert here.canonical != there.canonical
+    assert replace(here, model_id="m2").run_id != here.run_id
+    assert replace(here, corpus_id="c2").run_id != here.run_id
 
 
 def test_the_label_is_no_part_of_a_runs_identity() -> None:
