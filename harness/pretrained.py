@@ -235,8 +235,11 @@ def _convert_model(gguf: Path, folder: Path) -> None:
     """
     import gguf as needed  # noqa: F401  # or transformers says so in a paragraph
     import torch
+    import transformers
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    logging: Any = transformers.utils.logging
+    logging.disable_progress_bar()  # three bars for what was said in one line
     auto: Any = AutoModelForCausalLM
     loaded = auto.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = loaded.config.to_dict()

@@ -138,12 +138,12 @@ def test_dropout_of_a_source_is_off_and_half_precision_becomes_float32(
 def test_a_continued_run_resumes_bit_for_bit(
     architecture: str, saved: Folder, make_spec: MakeSpec, make_loop: MakeLoop, tmp_path: Path
 ) -> None:
-    """Tied weights too: stopped after five of nine steps, and taken up from the checkpoint."""
-    spec = make_spec(model=Model(source=str(saved(architecture))), num_steps=9, model_id="m")
+    """Tied weights too: stopped after two of four steps, and taken up from the checkpoint."""
+    spec = make_spec(model=Model(source=str(saved(architecture))), num_steps=4, model_id="m")
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     make_loop(spec, folder=whole).run()
     with pytest.raises(InterruptedRunError):
-        make_loop(spec, folder=halves, watch=Onlooker(stop_after=5)).run()
+        make_loop(spec, folder=halves, watch=Onlooker(stop_after=2)).run()
     make_loop(spec, folder=halves).run()
 
     one, two = checkpoint.load(whole / CHECKPOINT), checkpoint.load(halves / CHECKPOINT)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Loaded
 from tokenizers import models, normalizers, pre_tokenizers
@@ -50,6 +50,7 @@ WORDS.no_padding()
 
 
 @given(st.text(max_size=60))
+@settings(max_examples=40)
 @pytest.mark.parametrize("tokenizer", [BPE, WORDS], ids=["bpe", "wordpiece"])
 def test_the_bytes_of_a_text_add_up_whatever_is_normalized(tokenizer: Loaded, text: str) -> None:
     """Tokens are those of the fast path; what was dropped is counted all the same."""
