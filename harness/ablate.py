@@ -126,14 +126,14 @@ def _check(ablation: Ablation, out: Path) -> Mirror:
 def _localized(ablation: Ablation, out: Path, say: Say) -> tuple[Ablation, str]:
     """Return the ablation with local folders as sources, and the fingerprint of its model's."""
     model, tokenizer, model_id = ablation.model, ablation.tokenizer, ""
-    if tokenizer.source is not None:
-        folder = tokenizer_folder(tokenizer.source, tokenizer.revision, out, say)
-        tokenizer = replace(tokenizer, source=str(folder))
     if model.source is not None:
         trust = model.trust_remote_code
         folder = model_folder(model.source, model.revision, trust, out, say)
         model_id = fingerprint_model(folder, out)
         model = replace(model, source=str(folder))
+    if tokenizer.source is not None:
+        folder = tokenizer_folder(tokenizer.source, tokenizer.revision, out, say)
+        tokenizer = replace(tokenizer, source=str(folder))
     return replace(ablation, model=model, tokenizer=tokenizer), model_id
 
 
