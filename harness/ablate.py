@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from harness.files import read_json, write_json
 from harness.grid import Grid
 from harness.identity import describe
 from harness.plans import recall
+from harness.pretrained import Say, fingerprint_model, model_folder, tokenizer_folder
 from harness.records import SCHEMA
 from harness.resolve import num_cores, resolve
 from harness.spec import Ablation, Arm
@@ -99,10 +100,13 @@ def run_ablation(
     mirror = _check(ablation, out)
     if warning is not None:
         display.say(f"warning: {warning}")
-    specs = resolve(ablation, corpus_id(ablation.corpus, out / "corpora"))
+    written, (ablation, model_id) = ablation, _localized(ablation, out, display.say)
+    specs = resolve(ablation, corpus_id(ablation.corpus, out / "corpora"), model_id)
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
     found = {task: carried for task in tasks if (carried := recall(out, task.spec)) is not None}
     missing = _longest_first([task for task in tasks if task not in found])
+    if missing:
+        _check_model(ablation)
     site = Site(out, ablation.corpus, ablation.checkpoint, ablation.trackers, ablation.name)
     ended = Counter[str]()
     with _grid(site, _num_workers(missing, jobs), display) as grid:
@@ -111,7 +115,7 @@ def run_ablation(
         warnings = warnings_of(ablation, store.manifest)
         log(warnings)
         display.warn(warnings)
-        cells = _cells(ablation, out, store, shlex.join(command))
+        cells = _cells(written, out, store, shlex.join(command))
         cells.content["warnings"] = [warning.to_json() for warning in warnings]
 
         def settle(task: Task, outcome: Outcome) -> None:
@@ -131,14 +135,40 @@ def run_ablation(
 
 def _check(ablation: Ablation, out: Path) -> Mirror:
     """Refuse what cannot work here; return the mirror of the declared trackers."""
-    if ablation.model.config:
-        from harness.model import check_model  # torch, so only where there is something to check
-
-        check_model(ablation.model, ablation.batch.tokens)
     mirror = _open_mirror(ablation, out)
     _make_writable(out)
     check_name(ablation, out)
     return mirror
+
+
+def _localized(ablation: Ablation, out: Path, say: Say) -> tuple[Ablation, str]:
+    """Return the ablation with local folders as sources, and the fingerprint of its model's."""
+    model, tokenizer, model_id = ablation.model, ablation.tokenizer, ""
+    if model.source is not None:
+        trust = model.trust_remote_code
+        folder = model_folder(model.source, model.revision, trust, out, say)
+        model_id = fingerprint_model(folder, out)
+        model = replace(model, source=str(folder))
+    if tokenizer.source is not None:
+        folder = tokenizer_folder(tokenizer.source, tokenizer.revision, out, say)
+        tokenizer = replace(tokenizer, source=str(folder))
+    return replace(ablation, model=model, tokenizer=tokenizer), model_id
+
+
+def _check_model(ablation: Ablation) -> None:
+    """Refuse a model that cannot be built; it imports torch, so only where something is to run."""
+    tokenizer, model = ablation.tokenizer, ablation.model
+    if not model.config and model.source is None:
+        return  # presets are sound
+    from harness.corpus.ready_tokenizer import read_ready
+    from harness.corpus.tokenizer import num_tokens
+    from harness.model_check import check_model
+
+    vocab_size, mask = tokenizer.vocab_size, None
+    if tokenizer.source is not None:
+        ready = read_ready(Path(tokenizer.source))
+        vocab_size, mask = num_tokens(ready.tokenizer), ready.mask
+    check_model(model, vocab_size, ablation.batch.tokens, mask)
 
 
 def check_name(ablation: Ablation, out: Path) -> None:

@@ -20,8 +20,13 @@ from harness.spec import Ablation, Arm, RunSpec
 SMALL_PARAMETERS = 20_000_000
 
 
-def resolve(ablation: Ablation, corpus_id: str) -> dict[tuple[str, int], RunSpec]:
-    """Return the main RunSpec of every (label, seed), in the order of the spec."""
+def resolve(
+    ablation: Ablation, corpus_id: str, model_id: str = ""
+) -> dict[tuple[str, int], RunSpec]:
+    """Return the main RunSpec of every (label, seed), in the order of the spec.
+
+    `model_id` is the fingerprint of `model.source`, which is a local folder by now.
+    """
     device = _device(ablation)
     shared = {
         "corpus": ablation.corpus,
@@ -37,6 +42,7 @@ def resolve(ablation: Ablation, corpus_id: str) -> dict[tuple[str, int], RunSpec
         "threads": _threads(ablation),
         "compile": ablation.compile,
         "corpus_id": corpus_id,
+        "model_id": model_id,
         "engine": engine(),
     }
     return {

@@ -54,6 +54,8 @@ class SyntheticDomain:
     train: Annotated[bool, Field(strict=True)] = True
 
 
+MASKED = ("bert", "roberta")  # architectures from scratch that predict masked tokens
+
 SplitName = Literal["train", "probe", "tuning", "heldout"]
 
 
@@ -204,13 +206,14 @@ class Corpus:
     def identity(self) -> dict[str, Any]:
         """The spec as plain JSON values, domains by name, without what only says where text lies.
 
-        The fingerprints of the sources stand for the text.
+        Fingerprints stand for the text and for a tokenizer that is read.
         """
         plain: dict[str, Any] = to_json(self)
         plain["domains"] = {
             name: {k: v for k, v in domain.items() if k not in _PLACES.get(domain["kind"], ())}
             for name, domain in sorted(plain["domains"].items())
         }
+        plain["tokenizer"] |= {"source": None, "revision": None}
         return plain
 
 
@@ -234,7 +237,7 @@ class Model:
     objective: Literal["causal", "masked"] = "causal"
     """Predict the next token, or tokens that were masked (BERT, RoBERTa)."""
     mask_rate: Share = 0.15
-    """Masked: share of the tokens of a row that are predicted."""
+    """Masked: share of the tokens of a row that are predicted; the count is rounded."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -368,6 +371,7 @@ class Ablation:
             raise ValueError("domains: at least one must have train = true")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} names a seed twice; remove the repetition")
+        _model_agrees(self.model, self.tokenizer)
         return self
 
     @property
@@ -397,6 +401,27 @@ def _known(key: str, wanted: Any, known: Any, noun: str) -> None:
             raise ValueError(f"{key}: {name!r} is no {noun}; choose one of {', '.join(known)}")
 
 
+def _model_agrees(model: Model, tokenizer: Tokenizer) -> None:
+    """Refuse settings of a model that contradict each other or the tokenizer."""
+    if model.source is None:
+        for name in ("revision", "trust_remote_code"):
+            if getattr(model, name):
+                raise ValueError(f"model.{name}: belongs to model.source; set both or neither")
+        needed = "masked" if model.architecture in MASKED else "causal"
+        if model.objective != needed:
+            wrong = f'model.objective: {model.architecture} cannot be "{model.objective}"'
+            raise ValueError(f'{wrong}; set "{needed}", or choose another model.architecture')
+        return
+    for name in ("architecture", "size", "config"):
+        if getattr(model, name) != getattr(Model(), name):
+            raise ValueError(f"model.{name}: model.source brings its own; remove one of them")
+    if tokenizer.kind == "bpe":
+        raise ValueError(
+            "tokenizer.kind: model.source knows its own tokens and no BPE trained here; set "
+            f'tokenizer.kind = "pretrained" and tokenizer.source = "{model.source}"'
+        )
+
+
 @dataclass(frozen=True, kw_only=True, config=_ANY)
 class RunSpec:
     """One training run, fully resolved. Equal RunSpecs give equal bits on one platform."""
@@ -423,6 +448,8 @@ class RunSpec:
     compile: Annotated[bool, Field(strict=True)] = False
     corpus_id: str = ""
     """Also covers the versions of the text's sources, so that new text is a new run."""
+    model_id: str = ""
+    """Fingerprint of what `model.source` holds; empty for a model from scratch."""
     engine: dict[str, str] = Field(default_factory=dict)
     """Versions of what computes: steelyard's minor version, torch, transformers."""
 
@@ -440,6 +467,9 @@ class RunSpec:
     @property
     def run_id(self) -> str:
         """16 hex digits: independent of key order, label, process hash seed and places of files."""
-        if not self.corpus_id:
-            return digest(self.canonical)
-        return digest({**self.canonical, "corpus": self.corpus.identity})
+        content = self.canonical
+        if self.corpus_id:
+            content["corpus"] = self.corpus.identity
+        if self.model_id:
+            content["model"] |= {"source": None, "revision": None}
+        return digest(content)

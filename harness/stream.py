@@ -16,10 +16,13 @@ import numpy as np
 import torch
 
 from harness.api import Batch
+from harness.corruption import uniforms
 from harness.rng import generator
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from harness.corruption import Corruption
 
 
 class Rows(Protocol):
@@ -27,6 +30,9 @@ class Rows(Protocol):
 
     def num_rows(self, domain: str) -> int:
         """Return how many rows the domain has."""
+
+    def telling_rows(self, domain: str) -> np.ndarray:
+        """Return the rows that have a target that counts: those worth looking at."""
 
     def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
         """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
@@ -95,6 +101,7 @@ class Stream:
     probe_domains: tuple[str, ...]
     data_seed: int
     device: str
+    corruption: Corruption | None = None  # masked language models; None for the next token
     _orders: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def draw(self, weights: Tensor, seen: Tensor, step: int, rows: int) -> Batch:
@@ -108,7 +115,7 @@ class Stream:
         for k in np.searchsorted(edges.numpy(), uniforms.numpy(), side="right"):
             picks.append((self.domains[k], self._nth_row(self.domains[k], int(counts[k]))))
             counts[k] += 1
-        return self.train.batch(picks, self.domains, self.device)
+        return self._hidden(self.train.batch(picks, self.domains, self.device), "draw", step)
 
     def _nth_row(self, domain: str, n: int) -> int:
         """Return the n-th training row of a domain: a keyed permutation per pass over its rows."""
@@ -122,13 +129,22 @@ class Stream:
     def candidates(self, per_domain: int, step: int) -> Batch:
         """Return random train rows of each trained domain, off the training stream."""
         picks = self._sample(self.train, self.domains, per_domain, "candidates", step)
-        return self.train.batch(picks, self.domains, self.device)
+        batch = self.train.batch(picks, self.domains, self.device)
+        return self._hidden(batch, "candidates", step)
 
     def probes(self, per_domain: int, step: int | None) -> Batch:
         """Return random probe rows of every probe domain; `step` None for the fixed set."""
         name = ("probes", "fixed") if step is None else ("probes", step)
         picks = self._sample(self.probe, self.probe_domains, per_domain, *name)
-        return self.probe.batch(picks, self.probe_domains, self.device)
+        return self._hidden(self.probe.batch(picks, self.probe_domains, self.device), *name)
+
+    def _hidden(self, batch: Batch, *name: str | int) -> Batch:
+        """Return the batch, with tokens hidden where the model is to predict hidden tokens."""
+        if self.corruption is None:
+            return batch
+        keyed = generator(self.data_seed, "corrupt", *name)
+        rows, tokens = batch.inputs.shape
+        return self.corruption.apply(batch, uniforms(rows, tokens, keyed))
 
     def _sample(
         self, shelf: Rows, domains: tuple[str, ...], per_domain: int, *name: str | int

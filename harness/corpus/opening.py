@@ -21,6 +21,7 @@ from harness.corpus.sources import Source, find_source
 from harness.corpus.store import MANIFEST, TokenStore, read_store
 from harness.errors import SpecError
 from harness.identity import digest
+from harness.pretrained import fingerprint_tokenizer
 from harness.spec import Corpus, FilesDomain
 
 FORMAT = 3  # of the folder and of what leads to it; raise it whenever equal specs give new bytes
@@ -89,6 +90,8 @@ def _identity(spec: Corpus, sources: Mapping[str, Source]) -> dict[str, Any]:
         "sources": {name: source.fingerprint for name, source in sources.items()},
         "spec": spec.identity,
     }
+    if spec.tokenizer.source is not None:  # what it holds counts, not where it lies
+        facts["tokenizer"] = fingerprint_tokenizer(Path(spec.tokenizer.source))
     return {"id": digest(facts), **facts}
 
 

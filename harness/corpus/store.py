@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 DOCUMENTS = "documents.jsonl"
 TOKENIZER = "tokenizer.json"
-TOKEN_BYTES = "token_bytes.npy"
+WITH_BYTES = ("tuning", "heldout")  # splits that are reported in bits per byte
 
 
 def tokens_file(domain: str, split: str) -> str:
     """Return the name of a stream's file."""
     return f"{domain}.{split}.tokens.npy"
+
+
+def bytes_file(domain: str, split: str) -> str:
+    """Return the name of the file of the UTF-8 bytes that each token accounts for."""
+    return f"{domain}.{split}.bytes.npy"
 
 
 def starts_file(domain: str, split: str) -> str:
@@ -53,7 +58,8 @@ class TokenStore:
     domains: tuple[str, ...]
     """Those that are trained on, by name; then the others, by name."""
     trained: tuple[str, ...]
-    token_bytes: NDArray[np.int32]  # [vocab] UTF-8 bytes that a token stands for; specials: 0
+    mask_token: int | None
+    """The tokenizer's own; None where it has none, as a BPE trained here."""
     manifest: dict[str, Any] = field(repr=False)
     _streams: Mapping[tuple[str, str], NDArray[Any]] = field(repr=False)
     _masks: Mapping[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict, repr=False)
@@ -86,6 +92,11 @@ class TokenStore:
         rows: NDArray[np.int64] = self._streams[domain, split][window].astype(np.int64)
         return rows
 
+    def num_bytes(self, domain: str, split: str) -> NDArray[Any]:
+        """Return the UTF-8 bytes that each token of a tuning or held-out stream accounts for."""
+        path = self.folder / bytes_file(domain, split)
+        return _mapped(path, len(self._streams[domain, split]))
+
     def documents(self, domain: str, split: str) -> NDArray[np.int64]:
         """Return where each document starts in the stream, in tokens."""
         starts: NDArray[np.int64] = np.load(self.folder / starts_file(domain, split))
@@ -99,23 +110,23 @@ def read_store(folder: Path) -> TokenStore:
     for domain, facts in manifest["domains"].items():
         for split in SPLITS:
             size = facts["splits"][split]["tokens"]
-            streams[domain, split] = _map(folder / tokens_file(domain, split), size)
+            streams[domain, split] = _mapped(folder / tokens_file(domain, split), size)
             if facts.get("loss") == "answer":
-                masks[domain, split] = _map(folder / mask_file(domain, split), size)
+                masks[domain, split] = _mapped(folder / mask_file(domain, split), size)
     return TokenStore(
         id=manifest["id"],
         folder=folder,
         vocab_size=manifest["tokenizer"]["vocab_size"],
         domains=tuple(manifest["domains"]),
         trained=tuple(name for name, facts in manifest["domains"].items() if facts["train"]),
-        token_bytes=np.load(folder / TOKEN_BYTES, allow_pickle=False),
+        mask_token=manifest["tokenizer"]["mask"],
         manifest=manifest,
         _streams=streams,
         _masks=masks,
     )
 
 
-def _map(path: Path, size: int) -> NDArray[Any]:
+def _mapped(path: Path, size: int) -> NDArray[Any]:
     """Return the array in a file, memory-mapped, if it has `size` entries."""
     try:
         # an empty file cannot be mapped

@@ -39,6 +39,10 @@ class DataShelf:
         """Return how many rows the domain has; 0 where this split has none of it."""
         return len(self.data[domain]) if domain in self.data else 0
 
+    def telling_rows(self, domain: str) -> np.ndarray:
+        """Return all rows: which of them count is known when they are read."""
+        return np.arange(self.num_rows(domain))
+
     def read(self, domain: str, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a row's token ids and labels, [L] int64 each, without padding."""
         where = f"{self.split}[{domain!r}] row {row}"

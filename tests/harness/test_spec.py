@@ -109,6 +109,7 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "threads": 2,
         "compile": True,
         "corpus_id": "c1",
+        "model_id": "m1",
         "engine": {"torch": "2.10", "steelyard": "0.1"},
     },
     Corpus: {
@@ -123,8 +124,15 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "near_duplicate": 0.7,
         "max_removed": 0.3,
     },
-    Tokenizer: {"vocab_size": 512},
-    Model: {"architecture": "llama", "size": "micro", "config": {"n_layer": 3, "n_embd": 32}},
+    Tokenizer: {"vocab_size": 512, "kind": "pretrained"},
+    Model: {
+        "architecture": "llama",
+        "size": "micro",
+        "config": {"n_layer": 3, "n_embd": 32},
+        "trust_remote_code": True,
+        "objective": "masked",
+        "mask_rate": 0.2,
+    },
     Batching: {"rows": 8, "tokens": 64, "micro_rows": 4},
     Optimizer: {
         "learning_rate": 2e-3,
@@ -152,8 +160,8 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
     Plain: {"strength": 2.0, "names": ("b",)},
 }
 DOMAINS = (SyntheticDomain, PackageDomain, FilesDomain, HubDomain)
-ONE_VALUE = {(cls, "kind") for cls in (Tokenizer, *DOMAINS)}
-# Where text lies: what was found there is in the corpus id.
+ONE_VALUE = {(cls, "kind") for cls in DOMAINS}
+# Where things lie: corpus_id and model_id stand for what was found there.
 PLACES: dict[tuple[type[Any], str], Any] = {
     (FilesDomain, "paths"): ("elsewhere/a.jsonl",),
     (FilesDomain, "splits"): {"train": ("elsewhere/a.jsonl",)},
@@ -161,9 +169,11 @@ PLACES: dict[tuple[type[Any], str], Any] = {
     (HubDomain, "revision"): "v2",
     (HubDomain, "streaming"): True,
 }
-# Fields of pretrained models and tokenizers, whose rows come with the code that reads them.
-PENDING = {(Tokenizer, "source"), (Tokenizer, "revision")} | {
-    (Model, name) for name in ("source", "revision", "trust_remote_code", "objective", "mask_rate")
+SOURCES = {
+    (Model, "source"): "elsewhere/model",
+    (Model, "revision"): "v2",
+    (Tokenizer, "source"): "elsewhere/tokenizer.json",
+    (Tokenizer, "revision"): "v2",
 }
 TOGETHER = {"prompt": {"answer": "{a}"}, "answer": {"prompt": "{q}"}}
 CASES = [
@@ -204,7 +214,10 @@ def test_every_field_is_part_of_a_runs_identity(cls: type[Any], name: str) -> No
     part = default(cls)
     beside = TOGETHER.get(name, {})  # what the field is refused without
     before = replace(part, **{name: "{z}"}, **beside) if beside else part
-    changed = replace(part, **{name: CHANGED[cls][name]}, **beside)
+    changes = {name: CHANGED[cls][name], **beside}
+    if changes == {"kind": "pretrained"}:
+        changes["source"] = "t"  # the two belong together
+    changed = replace(part, **changes)
 
     assert with_part(part).run_id == SPEC.run_id
     assert with_part(changed).run_id != with_part(before).run_id
@@ -227,13 +240,26 @@ def test_where_text_lies_is_no_part_of_a_runs_identity(cls: type[Any], name: str
 def test_no_field_is_left_out_of_the_table() -> None:
     """Every field of every part is changed above, but `label`, and kinds that have one value."""
     for cls, row in CHANGED.items():
-        apart = {name for other, name in (*ONE_VALUE, *PLACES, *PENDING) if other is cls}
+        apart = {name for other, name in (*ONE_VALUE, *PLACES, *SOURCES) if other is cls}
         wanted = {f.name for f in fields(cls)} - apart
         assert set(row) == wanted - ({"label"} if cls is RunSpec else set()), cls.__name__
 
     parts = {type(value) for f in fields(RunSpec) if is_dataclass(value := getattr(SPEC, f.name))}
     parts |= {type(value) for f in fields(Corpus) if is_dataclass(value := getattr(CORPUS, f.name))}
     assert parts | {type(domain) for domain in CORPUS.domains.values()} == set(CHANGED) - {RunSpec}
+
+
+@pytest.mark.parametrize(("cls", "name"), SOURCES, ids=lambda part: getattr(part, "__name__", part))
+def test_where_things_lie_is_no_part_of_a_runs_identity(cls: type[Any], name: str) -> None:
+    """A folder that moves is the same model; the spec that is shown still names it."""
+    part = Model(source="m") if cls is Model else Tokenizer(kind="pretrained", source="t")
+    both = part, replace(part, **{name: SOURCES[cls, name]})
+    here, there = (replace(with_part(one), model_id="m0") for one in both)
+
+    assert here.run_id == there.run_id
+    assert here.canonical != there.canonical
+    assert replace(here, model_id="m2").run_id != here.run_id
+    assert replace(here, corpus_id="c2").run_id != here.run_id
 
 
 def test_the_label_is_no_part_of_a_runs_identity() -> None:
