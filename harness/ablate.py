@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from harness.plans import recall
 from harness.records import SCHEMA
 from harness.resolve import num_cores, resolve
 from harness.spec import Ablation, Arm
-from harness.trackers import Mirror, open_trackers
+from harness.trackers import Mirror, open_trackers, settle_wandb_mode
 from harness.worker import Outcome, Progress, Site, Task
 
 if TYPE_CHECKING:
@@ -78,18 +78,27 @@ class Summary:
     finished: int
     num_failed: int
     interrupted: bool
+    wandb_mode: str | None = None
+    """W&B's, settled; None where it is no tracker of this ablation."""
 
 
 def run_ablation(
-    ablation: Ablation, out: Path, jobs: int | None, display: Display, command: list[str]
+    ablation: Ablation,
+    out: Path,
+    jobs: int | None,
+    display: Display,
+    command: list[str],
+    wandb_mode: str | None = None,
 ) -> Summary:
     """Run every (arm, seed) that is not finished yet; SpecError before any compute."""
-    mirror = _check(ablation, out)
+    wandb_mode = _settle_wandb(ablation.trackers, wandb_mode, display)
+    mirror = _check(ablation, out, wandb_mode, display)
     specs = resolve(ablation, corpus_id(ablation.corpus))
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
     found = {task: carried for task in tasks if (carried := recall(out, task.spec)) is not None}
     missing = _longest_first([task for task in tasks if task not in found])
-    site = Site(out, ablation.corpus, ablation.checkpoint, ablation.trackers, ablation.name)
+    trackers = (ablation.trackers, ablation.name, wandb_mode)
+    site = Site(out, ablation.corpus, ablation.checkpoint, *trackers)
     ended = Counter[str]()
     with _grid(site, _num_workers(missing, jobs), display) as grid:
         store = open_corpus(ablation.corpus, out / "corpora", display.say)
@@ -106,18 +115,32 @@ def run_ablation(
             done = Outcome("finished", carried.main, carried.auxiliary)
             cells.settle(task.label, task.seed, done)
             mirror.replay(out / "runs" / carried.main, ablation.name, task.label)
+            for run_id, _ in carried.auxiliary:
+                mirror.replay(out / "runs" / run_id, ablation.name, "auxiliary")
         cells.save()
         completed = grid is None or grid.run(missing, settle)
-    return Summary(len(found) + ended["finished"], ended["failed"], not completed)
+    return Summary(len(found) + ended["finished"], ended["failed"], not completed, wandb_mode)
 
 
-def _check(ablation: Ablation, out: Path) -> Mirror:
+def _settle_wandb(trackers: Sequence[str], flag: str | None, display: Display) -> str | None:
+    """Return W&B's mode for all processes of an ablation; None where it is not among `trackers`."""
+    if "wandb" not in trackers:
+        if flag not in (None, "disabled"):
+            raise SpecError("--wandb-mode: W&B is not among trackers; add --trackers='[\"wandb\"]'")
+        return None
+    try:
+        return settle_wandb_mode(flag, display.say)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+
+
+def _check(ablation: Ablation, out: Path, wandb_mode: str | None, display: Display) -> Mirror:
     """Refuse what cannot work here; return the mirror of the declared trackers."""
     if ablation.model.config:
         from harness.model import check_model  # torch, so only where there is something to check
 
         check_model(ablation.model, ablation.batch.tokens)
-    mirror = _open_mirror(ablation, out)
+    mirror = _open_mirror(ablation, out, wandb_mode, display)
     _make_writable(out)
     _check_name(ablation, out)
     return mirror
@@ -168,9 +191,9 @@ def _num_workers(missing: list[Task], jobs: int | None) -> int:
     return min(jobs or fitting, len(missing))
 
 
-def _open_mirror(ablation: Ablation, out: Path) -> Mirror:
+def _open_mirror(ablation: Ablation, out: Path, mode: str | None, display: Display) -> Mirror:
     try:
-        return open_trackers(ablation.trackers, out)
+        return open_trackers(ablation.trackers, out, mode, display.say)
     except ValueError as error:
         raise SpecError(str(error)) from None
 
@@ -203,7 +226,7 @@ def _grid(site: Site, workers: int, display: Display) -> Iterator[Grid | None]:
     if not workers:
         yield None
         return
-    grid = Grid(site, workers, display.progress)
+    grid = Grid(site, workers, display.progress, display.say)
     try:
         grid.warm_up()
         yield grid

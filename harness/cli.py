@@ -10,8 +10,9 @@ import errno
 import importlib
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -23,6 +24,9 @@ HELP = """Referee of language-model data mixing: which mixture wins on your data
 and what it cost.
 
 Example: steelyard run sweeps/demo.toml --out runs/demo"""
+
+
+WandbMode = Literal["online", "offline", "disabled"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Run:
     """Folder of runs, corpora and reports; it can be shared by many ablations."""
     jobs: int | None = None
     """Runs that train at the same time; by default what the cores allow. Changes no number."""
+    wandb_mode: WandbMode | None = None
+    """Where W&B is a tracker; by default WANDB_MODE, else online if logged in, else offline."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class Report:
     folder: tyro.conf.Positional[Path] = Path("runs")
     name: str | None = None
     """Which ablation, where the folder holds several; by default the latest."""
+    wandb_mode: WandbMode | None = None
+    """Where W&B is a tracker of the ablation and does not have this report yet; as for run."""
 
 
 NOT_OUR_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -116,7 +124,7 @@ def _carry_out(command: Any, overrides: list[str], arguments: list[str], console
 
         show(command.folder, console)
         return 0
-    _report(command.folder, command.name, console)
+    _report(command.folder, command.name, console, command.wandb_mode)
     return 0
 
 
@@ -134,11 +142,12 @@ def _run(command: Run, overrides: list[str], arguments: list[str], console: Cons
     from harness.display import TerminalDisplay
 
     display = TerminalDisplay(console)
-    summary = run_ablation(ablation, command.out, command.jobs, display, arguments)
+    mode = command.wandb_mode
+    summary = run_ablation(ablation, command.out, command.jobs, display, arguments, mode)
     if summary.interrupted:
         return _stopped(console)
     if summary.finished:
-        _report(command.out, ablation.name, console)
+        _report(command.out, ablation.name, console, summary.wandb_mode)
     return 1 if summary.num_failed else 0
 
 
@@ -147,7 +156,7 @@ def _stopped(console: Console) -> int:
     return 130
 
 
-def _report(folder: Path, name: str | None, console: Console) -> None:
+def _report(folder: Path, name: str | None, console: Console, wandb_mode: str | None) -> None:
     evidence = importlib.import_module("reports.load").load(folder, name)
     tables = importlib.import_module("reports.tables")
     console.print(tables.terminal_table(evidence, narrow=console.width < 100))
@@ -156,6 +165,12 @@ def _report(folder: Path, name: str | None, console: Console) -> None:
         console.print(f"- {statement.text}", markup=False, highlight=False)
     paths = importlib.import_module("reports.build").write(evidence)
     console.print(f"report: {paths.html}", soft_wrap=True, highlight=False)
+
+    from harness.trackers import publish_report
+
+    trackers = evidence.header["spec"].get("trackers", ())
+    say = partial(console.print, markup=False, highlight=False)
+    publish_report(folder, evidence.name, list(paths), trackers, wandb_mode, say)
 
 
 def find_method(name: str) -> type:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any
 
-from harness.worker import Outcome, Progress, Site, Task, work
+from harness.worker import Notice, Outcome, Progress, Site, Task, work
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -46,10 +46,12 @@ class Grid:
     site: Site
     jobs: int
     on_progress: Callable[[Progress], None]
+    on_notice: Callable[[str], None] = print
     _context: Any = field(default_factory=lambda: multiprocessing.get_context("spawn"))
     _workers: list[_Worker] = field(default_factory=list)
     _stop: Any = field(init=False)
     _was_asked: bool = False
+    _noticed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._stop = self._context.RawValue("b", 0)
@@ -132,6 +134,10 @@ class Grid:
             return worker.task
         if isinstance(message, Progress):
             self.on_progress(message)
+        elif isinstance(message, Notice):
+            if message.text not in self._noticed:  # every worker says what befalls them all
+                self._noticed.add(message.text)
+                self.on_notice(message.text)
         else:
             assert worker.task is not None
             task, worker.task = worker.task, None

@@ -28,6 +28,7 @@ LAYERS = [
 ]
 ONE_DOOR = {
     "wandb": {"harness/trackers/weights_and_biases.py"},
+    "tensorboard": {"harness/trackers/tensorboard.py"},
     "optuna": {"sweeps/study.py"},
     "kronfluence": {"harness/influence/ekfac.py"},
     "datasketch": {"harness/corpus/near_duplicates.py"},
