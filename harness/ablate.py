@@ -24,7 +24,7 @@ from harness.plans import recall
 from harness.records import SCHEMA
 from harness.resolve import num_cores, resolve
 from harness.spec import Ablation, Arm
-from harness.trackers import Mirror, open_trackers, settle_wandb_mode
+from harness.trackers import UNREACHABLE, Mirror, open_trackers, settle_wandb_mode
 from harness.worker import Outcome, Progress, Site, Task
 
 if TYPE_CHECKING:
@@ -71,6 +71,21 @@ class Display:
         """End the grid."""
 
 
+class _Notices:
+    """What trackers in worker processes have to say, each thing once."""
+
+    def __init__(self, display: Display) -> None:
+        self.told: set[str] = set()
+        self._display = display
+
+    def hear(self, text: str) -> None:
+        # Every worker says what befalls them all, in words of its own.
+        subject = UNREACHABLE if text.startswith(UNREACHABLE) else text
+        if subject not in self.told:
+            self.told.add(subject)
+            self._display.say(text)
+
+
 @dataclass(frozen=True)
 class Summary:
     """How the ablation went."""
@@ -100,7 +115,8 @@ def run_ablation(
     trackers = (ablation.trackers, ablation.name, wandb_mode)
     site = Site(out, ablation.corpus, ablation.checkpoint, *trackers)
     ended = Counter[str]()
-    with _grid(site, _num_workers(missing, jobs), display) as grid:
+    notices = _Notices(display)
+    with _grid(site, _num_workers(missing, jobs), display, notices) as grid:
         store = open_corpus(ablation.corpus, out / "corpora", display.say)
         _check_rows(ablation, store)
         cells = _cells(ablation, out, store, shlex.join(command))
@@ -119,7 +135,8 @@ def run_ablation(
                 mirror.replay(out / "runs" / run_id, ablation.name, "auxiliary")
         cells.save()
         completed = grid is None or grid.run(missing, settle)
-    return Summary(len(found) + ended["finished"], ended["failed"], not completed, wandb_mode)
+    mode = "offline" if UNREACHABLE in notices.told else wandb_mode
+    return Summary(len(found) + ended["finished"], ended["failed"], not completed, mode)
 
 
 def _settle_wandb(trackers: Sequence[str], flag: str | None, display: Display) -> str | None:
@@ -221,12 +238,12 @@ def _check_rows(ablation: Ablation, store: TokenStore) -> None:
 
 
 @contextmanager
-def _grid(site: Site, workers: int, display: Display) -> Iterator[Grid | None]:
+def _grid(site: Site, workers: int, display: Display, notices: _Notices) -> Iterator[Grid | None]:
     """Yield a grid whose workers are already importing torch, or None where none is needed."""
     if not workers:
         yield None
         return
-    grid = Grid(site, workers, display.progress, display.say)
+    grid = Grid(site, workers, display.progress, notices.hear)
     try:
         grid.warm_up()
         yield grid

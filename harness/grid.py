@@ -51,7 +51,6 @@ class Grid:
     _workers: list[_Worker] = field(default_factory=list)
     _stop: Any = field(init=False)
     _was_asked: bool = False
-    _noticed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._stop = self._context.RawValue("b", 0)
@@ -135,9 +134,7 @@ class Grid:
         if isinstance(message, Progress):
             self.on_progress(message)
         elif isinstance(message, Notice):
-            if message.text not in self._noticed:  # every worker says what befalls them all
-                self._noticed.add(message.text)
-                self.on_notice(message.text)
+            self.on_notice(message.text)
         else:
             assert worker.task is not None
             task, worker.task = worker.task, None

@@ -7,10 +7,16 @@ from harness.trackers.opening import open_trackers
 from harness.trackers.publish import publish_report
 from harness.trackers.scalars import cost_scalars, flatten, is_auxiliary, run_name, scalars
 from harness.trackers.tensorboard import TensorBoardTracker
-from harness.trackers.wandb_mode import WandbMode, resolve_wandb_mode, settle_wandb_mode
+from harness.trackers.wandb_mode import (
+    UNREACHABLE,
+    WandbMode,
+    resolve_wandb_mode,
+    settle_wandb_mode,
+)
 from harness.trackers.weights_and_biases import WandbTracker
 
 __all__ = [
+    "UNREACHABLE",
     "Mirror",
     "TensorBoardTracker",
     "Tracker",

@@ -33,6 +33,8 @@ _WANDB_MODES: dict[str, WandbMode] = {
     "dryrun": "offline",
 }
 _PATIENCE_SECONDS = 8.0
+UNREACHABLE = "W&B is not reachable"
+"""How every warning begins that says so; the reason after it differs from process to process."""
 
 
 def settle_wandb_mode(flag: str | None, warn: Warn = LOG_WARNING) -> WandbMode:
@@ -48,7 +50,7 @@ def settle_wandb_mode(flag: str | None, warn: Warn = LOG_WARNING) -> WandbMode:
     reason = why_unreachable([url] if url else [f"https://{host}" for host in _WANDB_HOSTS])
     if reason is None:
         return mode
-    warn(f"W&B is not reachable ({reason}); writing offline instead, `wandb sync` uploads it later")
+    warn(f"{UNREACHABLE} ({reason}); writing offline instead, `wandb sync` uploads it later")
     return "offline"
 
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import Any
 
 from harness.trackers.mirror import LOG_WARNING, Tracker, Warn, first_line
 from harness.trackers.scalars import cost_scalars, flatten, is_auxiliary, run_name, scalars
-from harness.trackers.wandb_mode import WandbMode
+from harness.trackers.wandb_mode import UNREACHABLE, WandbMode
 
 # What is shown over tokens, and what of it a table of runs shows. One pattern must not match a
 # name of another: which of two the SDK would follow is left to chance. Sweeps read the last tuning
@@ -43,13 +46,14 @@ class WandbTracker:
         *,
         every: int = 10,
         init_seconds: float = 12.0,
+        sync_seconds: float = 40.0,
     ) -> None:
         """Log training numbers every `every` steps; evaluations, notes and the last step always.
 
         A row costs the process about 0.4 ms, which a step of a nano model would feel.
         """
         self._out, self._mode, self._warn = out.resolve(), mode, warn
-        self._every, self._init_seconds = every, init_seconds
+        self._every, self._init_seconds, self._sync_seconds = every, init_seconds, sync_seconds
         self._run: Any = None
         self._header: Mapping[str, Any] = {}
         self._row: dict[str, float] = {}
@@ -92,7 +96,12 @@ class WandbTracker:
             self._end(0 if status == "finished" else 1)
 
     def report(self, group: str, report_id: str, files: Sequence[Path]) -> None:
-        """Open a run for the report alone: files as an artifact, pages and tables as media."""
+        """Write a run for the report alone: files as an artifact, pages and tables as media.
+
+        It is written offline and synced by a process that can be ended: for some questions about
+        an artifact the SDK would wait for minutes on a server that has fallen silent.
+        """
+        online, self._mode = self._mode == "online", "offline"
         self._open(
             id=report_id,
             group=group,
@@ -114,6 +123,9 @@ class WandbTracker:
             self._run.log_artifact(artifact)
             self._run.log(shown)
             self._end(0)
+        folder = Path(self._run.dir).parent
+        if online and not _sync(folder, self._sync_seconds):
+            self._warn(f"W&B has not taken the report; to complete it: wandb sync {folder}")
 
     def _flush(self, is_due: bool) -> None:
         if self._row and is_due:
@@ -127,7 +139,7 @@ class WandbTracker:
                 with _service_ends_on_error():
                     self._run = self._init(run)
             except Exception as error:
-                self._warn(f"W&B is not reachable ({first_line(error)}); writing offline instead")
+                self._warn(f"{UNREACHABLE} ({first_line(error)}); writing offline instead")
                 self._mode = "offline"
         if self._mode == "offline":
             self._run = self._init(run)
@@ -168,6 +180,23 @@ class WandbTracker:
             folder = Path(self._run.dir).parent
             self._warn(f"W&B has not taken all of a run yet; to complete it: wandb sync {folder}")
             self._mode = "offline"
+
+
+def _sync(folder: Path, seconds: float) -> bool:
+    """Upload an offline run; return whether all of it has arrived in time."""
+    command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
+    )
+    try:
+        return process.wait(seconds) == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its service too, which may be waiting still
+        process.wait()
 
 
 def _as_table(path: Path) -> Any:

@@ -457,6 +457,42 @@ def test_a_server_that_falls_silent_midway_leaves_the_run_on_disk(tmp_path: Path
     assert told["warnings"][0].endswith(str(folder))
 
 
+REPORTER = """
+import sys
+from pathlib import Path
+from harness.trackers import publish_report
+from harness.trackers.weights_and_biases import WandbTracker
+
+out = Path(sys.argv[1])
+files = [out / name for name in ("report.html", "report.md", "results.csv")]
+WandbTracker.__init__.__kwdefaults__["sync_seconds"] = 3.0
+publish_report(out, "demo", files, ("wandb",), None, print)
+"""
+
+
+@real_wandb
+@pytest.mark.slow
+def test_a_server_that_falls_silent_during_a_report_is_given_up(tmp_path: Path) -> None:
+    for name in ("report.html", "report.md", "results.csv"):
+        (tmp_path / name).write_text("run_id,loss\n12,0.5\n")
+    with WandbServer(silent_after="CreateArtifact") as server:
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", REPORTER, str(tmp_path)],
+            env=environment(tmp_path / "home", **server.environment(tmp_path / "home")),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        lasted = time.monotonic() - began
+
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = f"W&B has not taken the report; to complete it: wandb sync {folder}"
+    assert done.stdout.splitlines() == [told]
+    assert lasted < 40
+
+
 @real_wandb
 def test_a_terminal_is_never_asked(tmp_path: Path) -> None:
     """On a terminal without a key, `online` by name would make the SDK ask for one."""
