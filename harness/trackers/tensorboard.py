@@ -37,6 +37,8 @@ class TensorBoardTracker:
         # An arm may have several auxiliary runs, and may share them with another arm.
         name = run_name(header, label) + (f"-{header['run_id']}" if is_auxiliary(header) else "")
         folder = self._folder / group / name
+        if self._writer is not None:  # of a run without an end: its thread would write on
+            self._writer.close()
         for earlier in folder.glob("events.out.tfevents.*"):
             earlier.unlink()
         self._header, self._tokens = header, 0
@@ -52,6 +54,7 @@ class TensorBoardTracker:
         self._write(cost_scalars(costs))
         self._write_text("status", status)
         self._writer.close()
+        self._writer = None
 
     def report(self, group: str, report_id: str, files: Sequence[Path]) -> None:
         """Do nothing: TensorBoard shows no files."""
