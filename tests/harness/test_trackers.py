@@ -479,7 +479,7 @@ def test_a_server_that_falls_silent_during_a_report_is_given_up(tmp_path: Path) 
         began = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", REPORTER, str(tmp_path)],
-            env=environment(tmp_path / "home", **server.environment(tmp_path / "home")),
+            env=environment(tmp_path / "home", WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url),
             capture_output=True,
             text=True,
             timeout=120,
