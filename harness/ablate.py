@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from harness.pretrained import Say, fingerprint_model, model_folder, tokenizer_f
 from harness.records import SCHEMA
 from harness.resolve import num_cores, resolve
 from harness.spec import Ablation, Arm
-from harness.trackers import Mirror, open_trackers
+from harness.trackers import UNREACHABLE, Mirror, open_trackers, settle_wandb_mode
 from harness.worker import Outcome, Progress, Site, Task
 
 if TYPE_CHECKING:
@@ -76,6 +76,21 @@ class Display:
         """End the grid."""
 
 
+class _Notices:
+    """What trackers in worker processes have to say, each thing once."""
+
+    def __init__(self, display: Display) -> None:
+        self.told: set[str] = set()
+        self._display = display
+
+    def hear(self, text: str) -> None:
+        # Every worker says what befalls them all, in words of its own.
+        subject = UNREACHABLE if text.startswith(UNREACHABLE) else text
+        if subject not in self.told:
+            self.told.add(subject)
+            self._display.say(text)
+
+
 @dataclass(frozen=True)
 class Summary:
     """How the ablation went."""
@@ -83,6 +98,8 @@ class Summary:
     finished: int
     num_failed: int
     interrupted: bool
+    wandb_mode: str | None = None
+    """W&B's, settled; None where it is no tracker of this ablation."""
 
 
 def run_ablation(
@@ -92,12 +109,14 @@ def run_ablation(
     display: Display,
     command: list[str],
     warning: str | None = None,
+    wandb_mode: str | None = None,
 ) -> Summary:
     """Run every (arm, seed) that is not finished yet; SpecError before any compute.
 
     `warning` is said before the work, and after what cannot be done at all is refused.
     """
-    mirror = _check(ablation, out)
+    wandb_mode = _settle_wandb(ablation.trackers, wandb_mode, display)
+    mirror = _check(ablation, out, wandb_mode, display)
     if warning is not None:
         display.say(f"warning: {warning}")
     written, (ablation, model_id) = ablation, _localized(ablation, out, display.say)
@@ -107,9 +126,11 @@ def run_ablation(
     missing = _longest_first([task for task in tasks if task not in found])
     if missing:
         _check_model(ablation)
-    site = Site(out, ablation.corpus, ablation.checkpoint, ablation.trackers, ablation.name)
+    trackers = (ablation.trackers, ablation.name, wandb_mode)
+    site = Site(out, ablation.corpus, ablation.checkpoint, *trackers)
     ended = Counter[str]()
-    with _grid(site, _num_workers(missing, jobs), display) as grid:
+    notices = _Notices(display)
+    with _grid(site, _num_workers(missing, jobs), display, notices) as grid:
         store = open_corpus(ablation.corpus, out / "corpora", display.say)
         _check_rows(ablation, store)
         warnings = warnings_of(ablation, store.manifest)
@@ -128,14 +149,29 @@ def run_ablation(
             done = Outcome("finished", carried.main, carried.auxiliary)
             cells.settle(task.label, task.seed, done)
             mirror.replay(out / "runs" / carried.main, ablation.name, task.label)
+            for run_id, _ in carried.auxiliary:
+                mirror.replay(out / "runs" / run_id, ablation.name, "auxiliary")
         cells.save()
         completed = grid is None or grid.run(missing, settle)
-    return Summary(len(found) + ended["finished"], ended["failed"], not completed)
+    mode = "offline" if UNREACHABLE in notices.told else wandb_mode
+    return Summary(len(found) + ended["finished"], ended["failed"], not completed, mode)
 
 
-def _check(ablation: Ablation, out: Path) -> Mirror:
+def _settle_wandb(trackers: Sequence[str], flag: str | None, display: Display) -> str | None:
+    """Return W&B's mode for all processes of an ablation; None where it is not among `trackers`."""
+    if "wandb" not in trackers:
+        if flag not in (None, "disabled"):
+            raise SpecError("--wandb-mode: W&B is not among trackers; add --trackers='[\"wandb\"]'")
+        return None
+    try:
+        return settle_wandb_mode(flag, display.say)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+
+
+def _check(ablation: Ablation, out: Path, wandb_mode: str | None, display: Display) -> Mirror:
     """Refuse what cannot work here; return the mirror of the declared trackers."""
-    mirror = _open_mirror(ablation, out)
+    mirror = _open_mirror(ablation, out, wandb_mode, display)
     _make_writable(out)
     check_name(ablation, out)
     return mirror
@@ -221,9 +257,9 @@ def _num_workers(missing: list[Task], jobs: int | None) -> int:
     return min(jobs or fitting, len(missing))
 
 
-def _open_mirror(ablation: Ablation, out: Path) -> Mirror:
+def _open_mirror(ablation: Ablation, out: Path, mode: str | None, display: Display) -> Mirror:
     try:
-        return open_trackers(ablation.trackers, out)
+        return open_trackers(ablation.trackers, out, mode, display.say)
     except ValueError as error:
         raise SpecError(str(error)) from None
 
@@ -257,12 +293,12 @@ def _check_rows(ablation: Ablation, store: TokenStore) -> None:
 
 
 @contextmanager
-def _grid(site: Site, workers: int, display: Display) -> Iterator[Grid | None]:
+def _grid(site: Site, workers: int, display: Display, notices: _Notices) -> Iterator[Grid | None]:
     """Yield a grid whose workers are already importing torch, or None where none is needed."""
     if not workers:
         yield None
         return
-    grid = Grid(site, workers, display.progress)
+    grid = Grid(site, workers, display.progress, notices.hear)
     try:
         grid.warm_up()
         yield grid

@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -82,6 +83,9 @@ class Plan:
     """Time three steps, where no finished run of this shape gives a rate."""
 
 
+WandbMode = Literal["online", "offline", "disabled"]
+
+
 @dataclass(frozen=True)
 class Run:
     """Run an ablation: every arm at every seed, then a table and a report.
@@ -98,6 +102,8 @@ class Run:
     """Folder of runs, corpora and reports; it can be shared by many ablations."""
     jobs: int | None = None
     """Runs that train at the same time; by default what the cores allow. Changes no number."""
+    wandb_mode: WandbMode | None = None
+    """Where W&B is a tracker; by default WANDB_MODE, else online if logged in, else offline."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,8 @@ class Report:
     """The --out of a run."""
     name: str | None = None
     """Which ablation, where the folder holds several; by default the latest."""
+    wandb_mode: WandbMode | None = None
+    """Where W&B is a tracker of the ablation and does not have this report yet; as for run."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +284,7 @@ def _carry_out(command: Any, console: Console) -> int:
 
         show(command.folder, console)
         return 0
-    _report(command.folder, command.name, console)
+    _report(command.folder, command.name, console, command.wandb_mode)
     return 0
 
 
@@ -328,12 +336,12 @@ def _run(command: Run, overrides: list[str], arguments: list[str], console: Cons
     from harness.display import TerminalDisplay
 
     display = TerminalDisplay(console)
-    warning = importlib.import_module("reports.power").hopeless(ablation)
-    summary = run_ablation(ablation, command.out, command.jobs, display, arguments, warning)
+    warning, mode = importlib.import_module("reports.power").hopeless(ablation), command.wandb_mode
+    summary = run_ablation(ablation, command.out, command.jobs, display, arguments, warning, mode)
     if summary.interrupted:
         return _stopped(console)
     if summary.finished:
-        _report(command.out, ablation.name, console)
+        _report(command.out, ablation.name, console, summary.wandb_mode)
     return 1 if summary.num_failed else 0
 
 
@@ -342,7 +350,7 @@ def _stopped(console: Console) -> int:
     return 130
 
 
-def _report(folder: Path, name: str | None, console: Console) -> None:
+def _report(folder: Path, name: str | None, console: Console, wandb_mode: str | None) -> None:
     evidence = importlib.import_module("reports.load").load(folder, name)
     tables = importlib.import_module("reports.tables")
     console.print(tables.terminal_table(evidence, narrow=console.width < 100))
@@ -351,6 +359,12 @@ def _report(folder: Path, name: str | None, console: Console) -> None:
         console.print(f"- {statement.text}", markup=False, highlight=False)
     paths = importlib.import_module("reports.build").write(evidence)
     console.print(f"report: {paths.html}", soft_wrap=True, highlight=False)
+
+    from harness.trackers import publish_report
+
+    trackers = evidence.header["spec"].get("trackers", ())
+    say = partial(console.print, markup=False, highlight=False)
+    publish_report(folder, evidence.name, list(paths), trackers, wandb_mode, say)
 
 
 def find_method(name: str) -> type:

@@ -355,6 +355,7 @@ class Ablation:
     max_repetitions: Annotated[float, Field(strict=True, gt=0)] | None = None
     """Passes over a domain's train rows after which a run is stopped; unset for no cap."""
     trackers: tuple[str, ...] = ()
+    """Where runs are mirrored: wandb, tensorboard, or what another package installs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Count | Auto = "auto"

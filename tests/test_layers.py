@@ -32,6 +32,7 @@ LAYERS = [
 ]
 ONE_DOOR = {
     "wandb": {"harness/trackers/weights_and_biases.py"},
+    "tensorboard": {"harness/trackers/tensorboard.py"},
     "optuna": {"sweeps/study.py"},
     "kronfluence": {"harness/influence/ekfac.py"},
     "datasets": {"harness/corpus/sources/hub.py"},

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from baselines.static import Static
-from harness.ablate import _path, _plain, check_name
+from harness.ablate import Display, _Notices, _path, _plain, check_name
 from harness.corpus import corpus_id
 from harness.errors import SpecError
 from harness.files import write_json
 from harness.spec import Ablation, Arm, Budget
+from harness.trackers import UNREACHABLE
 from tests import tiny
 
 ABLATION = Ablation(
@@ -65,3 +66,16 @@ def test_what_was_tried_is_not_overwritten(ablation: Ablation, words: str, out: 
     """A dropped seed or a changed setting needs a name of its own."""
     with pytest.raises(SpecError, match=words):
         check_name(ablation, out)
+
+
+def test_a_server_that_no_worker_reaches_is_one_piece_of_news() -> None:
+    """Each says it in words of its own."""
+    told: list[str] = []
+    display = Display()
+    display.say = told.append  # type: ignore[method-assign]
+    notices = _Notices(display)
+    for text in (f"{UNREACHABLE} (one)", "no disk", f"{UNREACHABLE} (two)", "no disk"):
+        notices.hear(text)
+
+    assert told == [f"{UNREACHABLE} (one)", "no disk"]
+    assert notices.told == {UNREACHABLE, "no disk"}
