@@ -119,7 +119,7 @@ def run_ablation(
     mirror = _check(ablation, out, wandb_mode, display)
     if warning is not None:
         display.say(f"warning: {warning}")
-    written, (ablation, model_id) = ablation, _localized(ablation, out, display.say)
+    written, (ablation, model_id) = ablation, localized(ablation, out, display.say)
     specs = resolve(ablation, corpus_id(ablation.corpus, out / "corpora"), model_id)
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
     found = {task: carried for task in tasks if (carried := recall(out, task.spec)) is not None}
@@ -177,7 +177,7 @@ def _check(ablation: Ablation, out: Path, wandb_mode: str | None, display: Displ
     return mirror
 
 
-def _localized(ablation: Ablation, out: Path, say: Say) -> tuple[Ablation, str]:
+def localized(ablation: Ablation, out: Path, say: Say) -> tuple[Ablation, str]:
     """Return the ablation with local folders as sources, and the fingerprint of its model's."""
     model, tokenizer, model_id = ablation.model, ablation.tokenizer, ""
     if model.source is not None:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpecError
-from harness.files import read_json, write_json
+from harness.files import read_json
+from harness.hashes import ContentHashes
 
 Say = Callable[[str], None]
 
@@ -87,11 +88,18 @@ def weight_files(folder: Path) -> list[Path]:
 def fingerprint_model(folder: Path, out: Path) -> str:
     """Return 16 hex digits of a model's config and weights, wherever they lie."""
     config = {k: v for k, v in model_config(folder).items() if k not in WRITERS_NOTES}
-    parts = [json.dumps(config, sort_keys=True)]
-    parts += [
-        file_hash(path, out) for path in (*weight_files(folder), *sorted(folder.glob("*.py")))
-    ]
+    hashes = ContentHashes(out / "models")
+    files = (*weight_files(folder), *sorted(folder.glob("*.py")))
+    parts = [json.dumps(config, sort_keys=True), *(hashes.of(path) for path in files)]
+    hashes.save()
     return blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _content(path: Path, out: Path) -> str:
+    hashes = ContentHashes(out / "models")
+    content = hashes.of(path)
+    hashes.save()
+    return content
 
 
 def fingerprint_tokenizer(path: Path) -> str:
@@ -104,28 +112,7 @@ def fingerprint_tokenizer(path: Path) -> str:
         found += [file for file in beside if file.is_file()]
     whole = blake2b(digest_size=8)
     for file in found:
-        whole.update(file.name.encode() + b"\0" + _hash(file).encode())
-    return whole.hexdigest()
-
-
-def file_hash(path: Path, out: Path) -> str:
-    """Return a file's content hash, remembered under `out` by path, size and time of change."""
-    memory = out / "models" / "hashes.json"
-    known = read_json(memory) or {}
-    stat, name = path.stat(), str(path.resolve())
-    state = [stat.st_size, stat.st_mtime_ns]
-    if known.get(name, [None])[:-1] != state:
-        known[name] = [*state, _hash(path)]
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        write_json(memory, known)
-    return str(known[name][-1])
-
-
-def _hash(path: Path) -> str:
-    whole = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            whole.update(chunk)
+        whole.update(file.name.encode() + b"\0" + ContentHashes().of(file).encode())
     return whole.hexdigest()
 
 
@@ -191,7 +178,7 @@ def _converted(
     gguf: Path, out: Path, what: str, convert: Callable[[Path, Path], None], key: str, say: Say
 ) -> Path:
     """Return OUT/models/<hash of the file>-<what>, made now or found; whole or not at all."""
-    final = (out / "models" / f"{file_hash(gguf, out)[:16]}-{what}").resolve()
+    final = (out / "models" / f"{_content(gguf, out)[:16]}-{what}").resolve()
     if final.is_dir():
         return final
     from filelock import FileLock

@@ -24,6 +24,7 @@ LAYERS = [
     {"model_check"},
     {"model", "optim", "cost", "records"},
     {"pretrained", "influence", "allocator", "cross_entropy", "corruption"},
+    {"hashes"},
     {"files", "shapes"},
     {"spec", "domains", "rng"},
     {"identity"},

@@ -15,9 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.ablate import check_name
+from harness.ablate import check_name, localized
 from harness.api import Mixer
 from harness.corpus import corpus_id
+from harness.data_warnings import warnings_of
 from harness.errors import SpecError
 from harness.files import read_json
 from harness.plans import recall
@@ -105,7 +106,7 @@ class Forecast:
     corpus_bytes: int
     num_parameters: int
     problems: list[str]
-    """What `run` would refuse in this folder, and what fails in a method's plan."""
+    """What `run` would refuse or warn of in this folder, and what fails in a method's plan."""
 
     @property
     def distinct(self) -> list[Planned]:
@@ -129,13 +130,19 @@ class Forecast:
 
 
 def forecast(ablation: Ablation, out: Path, jobs: int | None, measure: bool) -> Forecast:
-    """Return what `run` would do with the ablation in folder `out`; nothing is written."""
-    identity = corpus_id(ablation.corpus)
-    manifest = read_json(out / "corpora" / identity / "manifest.json")
+    """Return what `run` would do with the ablation in folder `out`.
+
+    Nothing is trained or built; a GGUF model is converted, since its content decides the ids.
+    """
     problems = _refusals(ablation, out)
+    ablation, model_id = localized(ablation, out, lambda text: None)
+    identity = corpus_id(ablation.corpus, out / "corpora")
+    manifest = read_json(out / "corpora" / identity / "manifest.json")
+    if manifest is not None:
+        problems += [warning.text for warning in warnings_of(ablation, manifest)]
     cells = [
         planned
-        for (label, seed), spec in resolve(ablation, identity).items()
+        for (label, seed), spec in resolve(ablation, identity, model_id).items()
         for planned in _foresee(label, seed, spec, out, problems)
     ]
     known = manifest is not None

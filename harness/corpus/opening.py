@@ -16,10 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness.corpus.hashes import ContentHashes
 from harness.corpus.sources import Source, find_source
 from harness.corpus.store import MANIFEST, TokenStore, read_store
 from harness.errors import SpecError
+from harness.hashes import ContentHashes
 from harness.identity import digest
 from harness.pretrained import fingerprint_tokenizer
 from harness.spec import Corpus, FilesDomain

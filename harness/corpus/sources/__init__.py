@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.corpus.documents import Document
-from harness.corpus.hashes import ContentHashes
 from harness.corpus.sources import (
     bible_text,
     botocore_docs,
@@ -27,6 +26,7 @@ from harness.corpus.sources import (
 )
 from harness.corpus.sources.source import Source
 from harness.errors import SpecError
+from harness.hashes import ContentHashes
 from harness.spec import Domain, FilesDomain, HubDomain, SyntheticDomain
 
 __all__ = ["Source", "find_source"]

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.corpus.documents import SPLITS, Document
-from harness.corpus.hashes import ContentHashes
 from harness.corpus.sources.columns import Composer, Record
 from harness.corpus.sources.formats import SUFFIXES, Reading, format_of, read_rows
 from harness.corpus.sources.source import Source
 from harness.corpus.sources.streams import BadFileError
 from harness.errors import SpecError
+from harness.hashes import ContentHashes
 from harness.identity import to_json
 from harness.spec import FilesDomain, Texts
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.corpus.documents import Document
-from harness.corpus.hashes import ContentHashes
 from harness.corpus.sources.columns import Composer, Record
 from harness.corpus.sources.files import describe_texts
 from harness.corpus.sources.source import Source
 from harness.errors import SpecError
+from harness.hashes import ContentHashes
 from harness.spec import HubDomain
 
 PATIENCE_SECONDS = 5.0

@@ -1,9 +1,9 @@
-"""The SHA-256 of files, computed once: what stands for a user's text in the corpus id.
+"""The SHA-256 of files, computed once: what stands for text and weights in ids.
 
-A start has to know whether the text is still the same, and reading gigabytes to find out would
-take longer than what follows. So the hash of a large file is kept in the corpora folder under its
-path, size and time of change, as build tools do; a file that was changed within the last seconds
-is not kept, because a second change might leave no trace.
+A start has to know whether files are still the same, and reading gigabytes to find out would take
+longer than what follows. So the hash of a large file is kept in the output folder under its path,
+size and time of change, as build tools do; a file that was changed within the last seconds is not
+kept, because a second change might leave no trace.
 """
 
 from __future__ import annotations

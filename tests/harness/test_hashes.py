@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import harness.corpus.hashes as hashes
-from harness.corpus.hashes import FILE, ContentHashes
+import harness.hashes as hashes
+from harness.hashes import FILE, ContentHashes
 
 AN_HOUR_AGO = 1_000_000_000_000_000_000
 
