@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from harness import checkpoint
-from harness.ablate import _check_model, _localized
+from harness.ablate import _check_model, localized
 from harness.corpus.tokenizer import train_bpe
 from harness.errors import SpecError
 from harness.loop import InterruptedRunError
@@ -393,7 +393,7 @@ def test_an_ablation_gets_local_folders_and_a_fingerprint(saved: Folder, tmp_pat
         f'model.source = "{source}"\ntokenizer = {{kind = "pretrained", source = "{source}"}}'
         + SPEC
     )
-    ablation, model_id = _localized(load_ablation(path, [], find_method), tmp_path, say_nothing)
+    ablation, model_id = localized(load_ablation(path, [], find_method), tmp_path, say_nothing)
 
     assert ablation.model.source == ablation.tokenizer.source == str(source)
     assert model_id == fingerprint_model(source, tmp_path)
