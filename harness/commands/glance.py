@@ -53,7 +53,7 @@ class Glance:
     separator: str | None = None
     """Text: a regular expression that cuts one file into documents, where one is needed."""
     num_pieces: int = 0
-    """Text: documents that the separator makes of the part that was read."""
+    """Text: about how many documents the separator makes of it all."""
     encoding: str = "utf-8"
 
 
@@ -79,7 +79,8 @@ def look(paths: list[Path]) -> Glance:
     if len(paths) >= MANY_FILES:
         return Glance(**shared)
     separator = r"\n(?= = [^=\n]+ = *\n)" if len(_HEADING.findall(head)) > 2 else _BLANK.pattern
-    pieces = len(re.split(separator, head))
+    read = len(re.split(separator, head))
+    pieces = round(read * max(1.0, grown / max(1, len(head))))  # as if the rest were like it
     return Glance(**shared, separator=separator, num_pieces=pieces)
 
 

@@ -178,7 +178,7 @@ def _columns(seen: Glance) -> tuple[list[str], list[str]]:
             return lines, []
         cut = "top-level headings" if "=" in seen.separator else "blank lines"
         saw = f"cut at {cut} into documents, because so few files cannot fill four splits"
-        few = "only {} documents so: four splits may not fill; look for another separator"
+        few = "only about {} documents so: four splits may not fill; look for another separator"
         notes = [few.format(seen.num_pieces)] if seen.num_pieces < MANY_PIECES else []
         return [*lines, f"separator = {_toml(seen.separator)}"], [saw, *notes]
     if not seen.columns:
