@@ -116,11 +116,14 @@ def run_ablation(
     `warning` is said before the work, and after what cannot be done at all is refused.
     """
     wandb_mode = _settle_wandb(ablation.trackers, wandb_mode, display)
-    mirror = _check(ablation, out, wandb_mode, display)
+    mirror = _open_mirror(ablation, out, wandb_mode, display)
+    _make_writable(out)
+    written, (ablation, model_id) = ablation, localized(ablation, out, display.say)
+    text_id = corpus_id(ablation.corpus, out / "corpora")
+    check_name(written, out, text_id, model_id)
     if warning is not None:
         display.say(f"warning: {warning}")
-    written, (ablation, model_id) = ablation, localized(ablation, out, display.say)
-    specs = resolve(ablation, corpus_id(ablation.corpus, out / "corpora"), model_id)
+    specs = resolve(ablation, text_id, model_id)
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
     found = {task: carried for task in tasks if (carried := recall(out, task.spec)) is not None}
     missing = _longest_first([task for task in tasks if task not in found])
@@ -136,7 +139,7 @@ def run_ablation(
         warnings = warnings_of(ablation, store.manifest)
         log(warnings)
         display.warn(warnings)
-        cells = _cells(written, out, store, shlex.join(command))
+        cells = _cells(written, out, store, model_id, shlex.join(command))
         cells.content["warnings"] = [warning.to_json() for warning in warnings]
 
         def settle(task: Task, outcome: Outcome) -> None:
@@ -169,14 +172,6 @@ def _settle_wandb(trackers: Sequence[str], flag: str | None, display: Display) -
         raise SpecError(str(error)) from None
 
 
-def _check(ablation: Ablation, out: Path, wandb_mode: str | None, display: Display) -> Mirror:
-    """Refuse what cannot work here; return the mirror of the declared trackers."""
-    mirror = _open_mirror(ablation, out, wandb_mode, display)
-    _make_writable(out)
-    check_name(ablation, out)
-    return mirror
-
-
 def localized(ablation: Ablation, out: Path, say: Say) -> tuple[Ablation, str]:
     """Return the ablation with local folders as sources, and the fingerprint of its model's."""
     model, tokenizer, model_id = ablation.model, ablation.tokenizer, ""
@@ -207,22 +202,26 @@ def _check_model(ablation: Ablation) -> None:
     check_model(model, vocab_size, ablation.batch.tokens, mask)
 
 
-def check_name(ablation: Ablation, out: Path) -> None:
+def check_name(ablation: Ablation, out: Path, text_id: str, model_id: str) -> None:
     """Refuse to overwrite an ablation of the same name that asked something else.
 
     Seeds and arms may be added. Anything else under the old name would hide what was tried before.
+    `text_id` and `model_id` tell whether corpus and model are the same, wherever they lie now.
     """
     before = read_json(_path(ablation, out))
     if before is None:
         return
     old, new = before["spec"], _plain(ablation)
-    is_same_text = before["corpus_id"] == corpus_id(ablation.corpus, out / "corpora")
+    is_same_text = before["corpus_id"] == text_id
     if is_same_text:
-        old = {**old, "domains": new["domains"]}  # whatever the paths to it
+        old = {**old, "domains": new["domains"], "tokenizer": new["tokenizer"]}
+    if before.get("model_id", "") == model_id:
+        places = {key: new["model"][key] for key in ("source", "revision")}
+        old = {**old, "model": {**old["model"], **places}}
     free = ("seeds", "arms", "trackers", "checkpoint")
     changed = [key for key in new if key not in free and old.get(key) != new[key]]
     if not is_same_text and not {"domains", "splits", "tokenizer"} & set(changed):
-        changed.append("the text of its domains")
+        changed.append("the text of its domains, or the version of what cuts it into tokens")
     arms = {label: old["arms"][label] for label in new["arms"] if label in old["arms"]}
     changed += [f"arms.{label}" for label in arms if arms[label] != new["arms"][label]]
     changed += [f"arms.{label} (gone)" for label in old["arms"] if label not in new["arms"]]
@@ -316,7 +315,7 @@ def _longest_first(tasks: list[Task]) -> list[Task]:
     return sorted(tasks, key=is_single)
 
 
-def _cells(ablation: Ablation, out: Path, store: TokenStore, command: str) -> Cells:
+def _cells(ablation: Ablation, out: Path, store: TokenStore, model_id: str, command: str) -> Cells:
     path, spec = _path(ablation, out), _plain(ablation)
     path.parent.mkdir(exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -331,6 +330,7 @@ def _cells(ablation: Ablation, out: Path, store: TokenStore, command: str) -> Ce
         "probe_domains": list(store.domains),
         "seeds": list(ablation.seeds),
         "corpus_id": store.id,
+        "model_id": model_id,
         "command": command,
         "spec": spec,
         "created": (read_json(path) or {}).get("created", now),

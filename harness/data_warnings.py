@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from harness.api import Mixer
 from harness.spec import Ablation, Batching, RunSpec
 
 LOG = logging.getLogger("harness.warnings")
@@ -56,20 +57,26 @@ class _Use(NamedTuple):
     num_steps: int
     splits: tuple[str, ...]
     max_passes: float
+    mixers: Mapping[str, Mixer]
+    """By label of the arm."""
+    targets: Mapping[str, float]
 
 
 def warnings_of(ablation: Ablation, manifest: Mapping[str, Any]) -> list[DataWarning]:
     """Return what is to be said of an ablation's data, loud warnings first."""
     splits = ("probe", *ablation.evaluation.splits)
     limit = ablation.max_repetitions or MAX_PASSES
-    return _warnings(manifest, _Use(ablation.batch, ablation.num_steps, splits, limit))
+    mixers = {label: arm.settings for label, arm in ablation.arms.items()}
+    shape = (ablation.batch, ablation.num_steps, splits, limit)
+    return _warnings(manifest, _Use(*shape, mixers, ablation.targets))
 
 
 def warnings_of_run(spec: RunSpec, manifest: Mapping[str, Any]) -> list[DataWarning]:
     """Return what is to be said of one run's data; the same as of its ablation, for a main run."""
     splits = ("probe", *(spec.evaluation.splits if spec.evaluation else ()))
     limit = spec.max_repetitions or MAX_PASSES
-    return _warnings(manifest, _Use(spec.batch, spec.num_steps, splits, limit))
+    shape = (spec.batch, spec.num_steps, splits, limit)
+    return _warnings(manifest, _Use(*shape, {spec.label: spec.mixer}, spec.targets))
 
 
 def log(warnings: list[DataWarning]) -> None:
@@ -186,16 +193,31 @@ def _repeats(manifest: Mapping[str, Any], use: _Use) -> Iterator[DataWarning]:
     for name in trained:
         tokens = manifest["domains"][name]["splits"]["train"]["tokens"]
         rows = max((tokens - 1) // use.batch.tokens, 1)
-        passes = drawn / len(trained) / rows
+        share, who = max((1 / len(trained), "an even mixture"), *_shares(name, manifest, use))
+        passes = drawn * share / rows
         if passes > use.max_passes:
             text = (
-                f"domains.{name} repeats: an even mixture reads its {rows:,} train rows "
-                f"{passes:.1f} times, and {len(trained) * passes:.1f} times where it has all the "
-                f"weight; beyond {use.max_passes:g} passes, repeated text teaches ever less. Give "
-                "it more text, or train shorter."
+                f"domains.{name} repeats: {who} reads its {rows:,} train rows {passes:.1f} times, "
+                f"and it would be {drawn / rows:.1f} times with all the weight; beyond "
+                f"{use.max_passes:g} passes, repeated text teaches ever less. Give it more text, "
+                "or train shorter."
             )
             figures = {"rows": rows, "passes": round(passes, 3), "limit": use.max_passes}
             yield DataWarning(code="repeats", domain=name, loud=False, text=text, figures=figures)
+
+
+def _shares(name: str, manifest: Mapping[str, Any], use: _Use) -> Iterator[tuple[float, str]]:
+    """Yield the domain's share in each arm whose mixture is known before training."""
+    sizes = {
+        domain: facts["splits"]["train"]["tokens"]
+        for domain, facts in manifest["domains"].items()
+        if facts["train"]
+    }
+    prior = {domain: size / sum(sizes.values()) for domain, size in sizes.items()}
+    for label, mixer in use.mixers.items():
+        weights = mixer.foresee(prior, use.targets)
+        if weights is not None:
+            yield weights[name] / sum(weights.values()), f"arm {label!r}"
 
 
 def _bytes(manifest: Mapping[str, Any]) -> Iterator[DataWarning]:
@@ -224,10 +246,11 @@ def _copies(manifest: Mapping[str, Any]) -> Iterator[DataWarning]:
         removed = sum(sum(kinds.values()) for kinds in facts["removed"].values())
         share = removed / facts["documents_kept"]
         if share > MAX_COPIES:
+            twins = ", ".join(f"domains.{twin} {n:,}" for twin, n in facts["copies_of"].items())
             text = (
                 f"domains.{name}: {removed:,} of {facts['documents_kept']:,} documents "
-                f"({share:.0%}) repeated others, of this or of another domain, and were removed; "
-                "see whether two domains hold the same texts."
+                f"({share:.0%}) repeated others and were removed, of {twins}; see whether two "
+                "domains hold the same texts."
             )
             figures = {"removed": removed, "share": round(share, 4)}
             yield DataWarning(code="copies", domain=name, loud=False, text=text, figures=figures)

@@ -25,6 +25,7 @@ from harness.hashes import ContentHashes
 Say = Callable[[str], None]
 
 CONFIG = "config.json"
+PATIENCE_SECONDS = 5.0  # with a hub that does not answer
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 MODEL_FILES = ("*.json", "*.safetensors")
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
@@ -136,17 +137,25 @@ def _local(source: str, revision: str | None, key: str, patterns: tuple[str, ...
 
 
 def _downloaded(name: str, revision: str | None, key: str, patterns: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
+    options: dict[str, Any] = {"revision": revision}
+    reason: Exception | None = None
+    try:  # snapshot_download alone would wait for minutes for a server that never answers
+        info = HfApi().model_info(name, revision=revision, timeout=PATIENCE_SECONDS)
+        options["revision"] = info.sha
+    except Exception as error:  # a library of many errors: offline, no such name, gated, no route
+        options["local_files_only"], reason = True, error
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+        folder = Path(snapshot_download(name, allow_patterns=list(patterns), **options))
         if key == "model.source" and not any(folder.glob("*.safetensors")):
             wanted = [*patterns, "pytorch_model*.bin"]
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # a library of many errors: offline, no such name, gated, no route
-        why = f"{name!r} is no folder here and cannot be had from the Hugging Face hub"
+            folder = Path(snapshot_download(name, allow_patterns=wanted, **options))
+    except Exception as error:
+        first = " ".join(str(reason or error).split())[:120]
+        why = f"{name!r} is no folder here and cannot be had from the Hugging Face hub ({first})"
         fix = f"check the name and the network, or point {key} at a local folder"
-        raise SpecError(f"{key}: {why} ({type(error).__name__}); {fix}") from None
+        raise SpecError(f"{key}: {why}; {fix}") from None
     return folder
 
 

@@ -14,4 +14,6 @@ def script(form: Any, shell: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         parse(form, ["--tyro-print-completion", shell], prog="steelyard")
-    return printed.getvalue().rstrip()
+    # SPEC, PATHS and DIR are files: what tyro has no word for, the shell completes
+    ours, files = "complete -F ", "complete -o bashdefault -o default -F "
+    return printed.getvalue().rstrip().replace(ours, files)

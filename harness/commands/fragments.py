@@ -14,7 +14,8 @@ checked against each project in November 2026:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import keyword
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 from harness.commands.export import Mixture
@@ -56,7 +57,7 @@ def _json(mixture: Mixture) -> str:
 
 def _interleave(mixture: Mixture) -> str:
     probabilities, how = _of_documents(mixture)
-    names = [_identifier(name) for name in mixture.domains]
+    names = _identifiers(mixture.domains)
     lines = [
         *_head(mixture),
         f"# {how}",
@@ -136,8 +137,9 @@ def _torchtitan(mixture: Mixture) -> str:
         "mixed = DatasetMixConfig(",
         "    datasets=(",
     ]
-    for name, weight in zip(mixture.domains, _rounded(mixture.weights), strict=True):
-        packed = f"ConcatThenSplitPackingConfig(dataset={_identifier(name)})"
+    identifiers, weights = _identifiers(mixture.domains), _rounded(mixture.weights)
+    for identifier, weight in zip(identifiers, weights, strict=True):
+        packed = f"ConcatThenSplitPackingConfig(dataset={identifier})"
         lines.append(f"        WeightedDataset(dataset={packed}, weight={weight}),")
     lines += ["    ),", ")  # for GrainDataLoader.Config(dataset=mixed, repeat=True)"]
     return "\n".join(lines) + "\n"
@@ -181,6 +183,13 @@ def _rounded(values: list[float]) -> list[float]:
     return rounded
 
 
-def _identifier(name: str) -> str:
-    plain = "".join(c if c.isalnum() else "_" for c in name)
-    return f"_{plain}" if plain[0].isdigit() else plain
+def _identifiers(names: Sequence[str]) -> list[str]:
+    """Return a variable's name for each domain, all different and none a word of Python's."""
+    found: list[str] = []
+    for name in names:
+        plain = "".join(c if c.isalnum() else "_" for c in name)
+        plain = f"_{plain}" if plain[0].isdigit() or keyword.iskeyword(plain) else plain
+        while plain in found:
+            plain += "_"
+        found.append(plain)
+    return found

@@ -65,6 +65,7 @@ def write_spec(
     for path in paths:
         domains.append(_draft(path, {domain.name for domain in domains}))
     names = [domain.name for domain in domains]
+    _refuse_repeated(paths)
     if target is not None and target not in names:
         raise SpecError(f"--target: {target!r} is no domain; choose one of {', '.join(names)}")
     try:
@@ -74,6 +75,15 @@ def write_spec(
     seen = [f"  {domain.name}: {domain.saw}" for domain in domains]
     after = [f"look at it, then: steelyard plan {out}", f"and: steelyard run {out}"]
     return [f"wrote {out}", *seen, *after]
+
+
+def _refuse_repeated(paths: Sequence[str]) -> None:
+    owners: dict[Path, str] = {}
+    for path in paths:
+        for file in _files(path) or []:
+            owner = owners.setdefault(file.resolve(), path)
+            if owner != path or list(paths).count(path) > 1:
+                raise SpecError(f"init: PATHS: {file} is in {owner!r} too; a text is of one domain")
 
 
 def _draft(path: str, taken: set[str]) -> Drafted:

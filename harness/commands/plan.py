@@ -26,6 +26,7 @@ from harness.records import CHECKPOINT, HEADER
 from harness.resolve import num_cores, resolve
 from harness.shapes import estimate_parameters
 from harness.spec import Ablation, Model, RunSpec
+from harness.trackers import open_trackers
 
 MAIN = "main"
 _STATE_BYTES = 12  # of a parameter in a checkpoint: itself and AdamW's two moments, float32
@@ -134,9 +135,9 @@ def forecast(ablation: Ablation, out: Path, jobs: int | None, measure: bool) -> 
 
     Nothing is trained or built; a GGUF model is converted, since its content decides the ids.
     """
-    problems = _refusals(ablation, out)
-    ablation, model_id = localized(ablation, out, lambda text: None)
+    written, (ablation, model_id) = ablation, localized(ablation, out, lambda text: None)
     identity = corpus_id(ablation.corpus, out / "corpora")
+    problems = _refusals(written, out, identity, model_id)
     manifest = read_json(out / "corpora" / identity / "manifest.json")
     if manifest is not None:
         problems += [warning.text for warning in warnings_of(ablation, manifest)]
@@ -177,12 +178,17 @@ def cost_key(spec: RunSpec) -> str:
     return repr((spec.model, spec.batch, spec.num_steps))
 
 
-def _refusals(ablation: Ablation, out: Path) -> list[str]:
+def _refusals(ablation: Ablation, out: Path, text_id: str, model_id: str) -> list[str]:
+    found = []
     try:
-        check_name(ablation, out)
+        open_trackers(ablation.trackers, out, "offline")
+    except ValueError as error:
+        found.append(str(error))
+    try:
+        check_name(ablation, out, text_id, model_id)
     except SpecError as error:
-        return [str(error)]
-    return []
+        found.append(str(error))
+    return found
 
 
 def _foresee(

@@ -74,7 +74,8 @@ def _totals(plan: Forecast) -> list[str]:
         "training; evaluation and a method's own work come on top",
         f"time: {_minutes(plan, flops)}",
         f"disk: {_size(plan.checkpoint_bytes(missing))} of checkpoints "
-        f"({_scaled(plan.num_parameters)} parameters; the last one of each run is kept)",
+        f"({_scaled(plan.num_parameters)} parameters; the last one of each run is kept); beside "
+        "them records, a report of about 5 MB, and the corpus where it is not built",
     ]
     if any(cell.run_id is None for cell in missing):
         lines.append("later: an id, and any run after it, that depends on results still to come")
@@ -112,7 +113,9 @@ def _showing(prospects: Any) -> list[str]:
     tested = f"{prospects.family} tested method{'s' * (prospects.family > 1)}"
     seeds = f"{prospects.num_seeds} paired seed{'s' * (prospects.num_seeds > 1)}, {tested}"
     lines = [f"proof: {seeds}: smallest p after Holm {prospects.smallest_p:.3g}"]
-    if not math.isnan(prospects.effect):
+    if prospects.warning:
+        lines.append("smallest effect: none; no effect of any size can reach a verdict")
+    elif not math.isnan(prospects.effect):
         effect = f"{prospects.effect:.2f} standard deviations of the paired differences"
         if not math.isnan(prospects.spread):
             bits = prospects.effect * prospects.spread

@@ -142,13 +142,16 @@ def _without_duplicates(
     placed: list[Placed], spec: Corpus, domains: dict[str, Facts]
 ) -> list[Placed]:
     verdicts = survivors(placed, spec.splits.near_duplicate)
-    removed = Counter((p.domain, p.split, v) for p, v in zip(placed, verdicts, strict=True) if v)
+    gone = [(p, v) for p, v in zip(placed, verdicts, strict=True) if v is not None]
+    removed = Counter((p.domain, p.split, v.kind) for p, v in gone)
+    twins = Counter((p.domain, placed[v.twin].domain) for p, v in gone)
     kept = [p for p, verdict in zip(placed, verdicts, strict=True) if verdict is None]
     for name, facts in domains.items():
         facts["removed"] = {
             split_name: {kind: removed[name, split_name, kind] for kind in ("exact", "near")}
             for split_name in SPLITS
         }
+        facts["copies_of"] = {twin: n for (one, twin), n in twins.most_common() if one == name}
         _refuse_losses(name, facts, spec)
         refuse_empty(name, [p for p in kept if p.domain == name], trained=facts["train"])
     return kept
@@ -161,9 +164,13 @@ def _refuse_losses(name: str, facts: Facts, spec: Corpus) -> None:
     if exact + near > limit * total:
         raise SpecError(
             f"domains.{name}: {exact + near} of {total} documents repeat others ({exact} exactly, "
-            f"{near} nearly), more than splits.max_removed = {limit}; remove the copies from the "
-            "data, or drop a domain that repeats another, or raise splits.max_removed"
+            f"{near} nearly), {_whose(facts)}, more than splits.max_removed = {limit}; remove the "
+            "copies, or the domain, or raise splits.max_removed"
         )
+
+
+def _whose(facts: Facts) -> str:
+    return "of " + ", ".join(f"domains.{twin} {n:,}" for twin, n in facts["copies_of"].items())
 
 
 def _tokenizer(

@@ -48,6 +48,11 @@ def adam_scale(view: View) -> Direction:
     for name, parameter in view.model.named_parameters():
         group, moments = _group_of(view, parameter), view.optimizer.state.get(parameter, {})
         if "exp_avg_sq" not in moments:
+            if "betas" not in group:
+                kind = type(view.optimizer).__name__
+                raise ValueError(
+                    f"{kind} keeps no second moments; use AdamW, or preconditioner none"
+                )
             raise ValueError(f"{name} has no second moment yet; score after the first update")
         beta1, beta2 = group["betas"]
         taken = float(moments["step"])

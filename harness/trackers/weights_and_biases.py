@@ -139,7 +139,9 @@ class WandbTracker:
                 with _service_ends_on_error():
                     self._run = self._init(run)
             except Exception as error:
-                self._warn(f"{UNREACHABLE} ({first_line(error)}); writing offline instead")
+                reason = first_line(error)
+                what = "W&B knows no key" if "API key" in reason else UNREACHABLE
+                self._warn(f"{what} ({reason}); writing offline instead")
                 self._mode = "offline"
         if self._mode == "offline":
             self._run = self._init(run)

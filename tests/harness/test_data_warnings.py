@@ -50,6 +50,7 @@ def manifest() -> dict[str, Any]:
         "split_unit": "group",
         "splits": splits,
         "documents_kept": 1100,
+        "copies_of": {"a": 70},
         "removed": {split: {"exact": 0, "near": 0} for split in splits},
     }
     measures = {unit: ORDER for unit in ("words", "tokens", "characters")} | {"evenness": EVEN}
@@ -123,7 +124,13 @@ def copies(facts: dict[str, Any]) -> None:
         (alike("ab", "ac", "bc"), "alike", "a, b, c", True, "All domains look alike"),
         (alike("bc"), "alike", "b, c", False, "Domains that look alike: b and c"),
         (few, "few", "b", False, "few independent groups in a split (heldout 4)"),
-        (repeats, "repeats", "b", False, "reads its 100 train rows 5.3 times, and 16.0 times"),
+        (
+            repeats,
+            "repeats",
+            "b",
+            False,
+            "reads its 100 train rows 5.3 times, and it would be 16.0",
+        ),
         (in_bytes, "bytes", "b", False, "1.05 bytes per token, where the best domain has 3.50"),
         (copies, "copies", "b", False, "70 of 1,100 documents (6%) repeated others"),
     ],
@@ -157,6 +164,20 @@ def test_a_set_number_of_repetitions_takes_the_place_of_four() -> None:
     assert warnings_of(replace(ablation(), max_repetitions=6.0), facts) == []
     (warning,) = warnings_of(replace(ablation(), max_repetitions=5.0), facts)
     assert warning.figures == {"rows": 100, "passes": 5.333, "limit": 5.0}
+
+
+def test_an_arm_that_repeats_a_domain_is_named() -> None:
+    """What an even mixture leaves alone, a static arm's own weights may not; others are unknown."""
+    facts = manifest()
+    repeats(facts)
+    asked = replace(ablation(), max_repetitions=6.0)
+    arms = {**asked.arms, "most": Arm(method="static", settings=Static(weights={"b": 8, "a": 2}))}
+
+    (warning,) = warnings_of(replace(asked, arms=arms), facts)
+
+    assert warning.domain == "b"
+    assert "arm 'most' reads" in warning.text
+    assert warning.figures["passes"] == pytest.approx(5.333 * 3 * 0.8, abs=0.01)
 
 
 def test_a_domain_that_is_not_trained_on_does_not_repeat_and_is_alike_to_none() -> None:

@@ -51,6 +51,7 @@ class Composer:
     def columns(self) -> frozenset[str]:
         """Columns that documents are made of."""
         named = {text for _, pieces in self._parts for text, is_column in pieces if is_column}
+        named |= {column.strip() for column in named}
         return frozenset(named | ({self._domain.group} if self._domain.group else set()))
 
     def document(self, record: Record, split: str | None) -> Document:
@@ -76,7 +77,7 @@ class Composer:
             pieces.append((template[start : match.start()], False))
             start = match.end()
             if match[1]:
-                pieces.append((match[1].strip(), True))
+                pieces.append((match[1], True))
             elif match[0] in ("{{", "}}"):
                 pieces.append((match[0][0], False))
             else:
@@ -101,6 +102,8 @@ class Composer:
 
     def _spell(self, key: str, column: str, record: Record, plain: bool) -> str:
         """Return a column's value as text; `plain`: nothing but text will do."""
+        # a header may have spaces around its names, and so may a template
+        column = next((c for c in (column, column.strip()) if c in record.values), column)
         if column not in record.values:
             raise SpecError(f"{self._prefix}.{key}: {self._no_column(column, record)}")
         value = record.values[column]

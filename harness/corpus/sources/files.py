@@ -262,7 +262,8 @@ def _read(
             where = f"domains.{name}.{_key(file.split)}"
             raise SpecError(f"{where}: {file.path} holds no text; remove it, or fill it")
     if total < len(SPLITS) and not domain.splits:
-        cut = "" if domain.separator else 'set separator (such as "\\n\\n") to cut text files, or '
+        text = any(file.format == "text" for file in found) and not domain.separator
+        cut = 'set separator (such as "\\n\\n") to cut text files, or ' if text else ""
         raise SpecError(
             f"domains.{name}.paths: {found[0].path} gives {total} document{'s'[: total - 1]} in "
             f"all, and four splits need one each; {cut}add files"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from harness import cli
 from harness.commands.export import mixture
-from harness.commands.fragments import FORMS, render
+from harness.commands.fragments import FORMS, _identifiers, render
 from harness.errors import SpecError
 
 # two seeds of arm `moving`: the weights of four steps
@@ -242,3 +243,11 @@ def test_tiny_weights_still_add_up(out: Path) -> None:
 
     assert sum(numbers("\n".join(re.findall(r"- (\d.*)", text)))) == pytest.approx(1, abs=1e-9)
     assert "# left out, at weight 0: code" in text
+
+
+def test_a_fragment_in_python_names_every_domain_apart() -> None:
+    """Words of Python and names that differ in punctuation alone stay different variables."""
+    names = _identifiers(("class", "a-b", "a_b", "1st"))
+
+    assert len(set(names)) == 4
+    assert all(name.isidentifier() and not keyword.iskeyword(name) for name in names)

@@ -213,7 +213,8 @@ def test_another_ablation_of_the_name_is_told_of(tmp_path: Path) -> None:
     for spec in specs.values():
         finish(out, spec.run_id, spec)
     (out / "ablations").mkdir()
-    other = {"corpus_id": "c", "spec": {"seeds": [], "arms": {}, "target": "b"}}
+    other = {"corpus_id": "c", "model_id": "m"}
+    other["spec"] = {"seeds": [], "arms": {}, "target": "b"}  # type: ignore[assignment]
     (out / "ablations" / "t.json").write_text(json.dumps(other))
 
     plan = forecast(asked, out, None, False)
