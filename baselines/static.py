@@ -18,9 +18,10 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from harness.api import Mixer
-from harness.domains import uniform
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from harness.api import State, View
@@ -52,26 +53,27 @@ class Static(Mixer):
         if self.weights == "target" and not set(targets) & set(domains):
             raise ValueError("weights: the target is not trained on; set train = true on it")
 
+    def foresee(self, prior: Mapping[str, float], targets: Mapping[str, float]) -> dict[str, float]:
+        """Return the weights by domain, not scaled yet."""
+        if isinstance(self.weights, dict):
+            return {domain: self.weights.get(domain, 0.0) for domain in prior}
+        if self.weights == "uniform":
+            return dict.fromkeys(prior, 1 / len(prior))
+        if self.weights == "natural":
+            return {domain: share ** (1 / self.temperature) for domain, share in prior.items()}
+        wanted = {domain: targets.get(domain, 0.0) for domain in prior}
+        others = sum(weight == 0 for weight in wanted.values())
+        share = self.share if others else 1.0
+        total = sum(wanted.values())
+        return {d: share * w / total if w else (1 - share) / others for d, w in wanted.items()}
+
     def init(self, view: View) -> State:
         """Fix the weights for the whole run."""
-        return {"weights": self._weights(view)}
+        prior = dict(zip(view.domains, view.prior.tolist(), strict=True))
+        targets = dict(zip(view.probe_domains, view.targets.tolist(), strict=True))
+        weights = list(self.foresee(prior, targets).values())
+        return {"weights": torch.tensor(weights, dtype=torch.float64)}
 
     def propose(self, view: View, state: State) -> Tensor:
         """Return the same weights [K] as ever."""
         return state["weights"]
-
-    def _weights(self, view: View) -> Tensor:
-        if isinstance(self.weights, dict):
-            given = [self.weights.get(domain, 0.0) for domain in view.domains]
-            return torch.tensor(given, dtype=torch.float64)
-        if self.weights == "natural":
-            return view.prior ** (1 / self.temperature)
-        num_domains = len(view.domains)
-        if self.weights == "uniform":
-            return uniform(num_domains)
-        target = view.targets[:num_domains]  # trained domains come first
-        target = target / target.sum()
-        others = (target == 0).to(torch.float64)
-        if others.sum() == 0:
-            return target
-        return self.share * target + (1 - self.share) * others / others.sum()

@@ -125,6 +125,16 @@ class Mixer:
         Called when a spec is read, before anything is computed; it may not import torch.
         """
 
+    def foresee(
+        self, prior: Mapping[str, float], targets: Mapping[str, float]
+    ) -> dict[str, float] | None:
+        """Return the sampling weight of each trained domain, where training does not change it.
+
+        For what is said before training, such as how often a domain repeats; `prior` holds the
+        trained domains' natural proportions. None where it is not known yet. No torch here.
+        """
+        return None
+
     def init(self, view: View) -> State:
         """Return the state before step 0. Called once per run, never on resume."""
         return {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness import allocator
+from harness.corruption import Corruption
 from harness.cost import Meter
 from harness.evaluate import Evaluator
 from harness.loop import Loop, Watch
@@ -44,7 +45,8 @@ def assemble(
         _shelf(store, "train", store.trained, tokens),
         _shelf(store, "probe", store.domains, tokens),
     )
-    stream = Stream(train, probe, store.trained, store.domains, spec.data_seed, spec.device)
+    hide = corruption(spec, store)
+    stream = Stream(train, probe, store.trained, store.domains, spec.data_seed, spec.device, hide)
     sizes = torch.tensor([float(len(train.streams[d])) for d in store.trained], dtype=torch.float64)
     chunk_rows = spec.batch.micro_rows or spec.batch.rows
     view = RunView(
@@ -76,6 +78,17 @@ def assemble(
     )
 
 
+def corruption(spec: RunSpec, store: TokenStore) -> Corruption | None:
+    """Return what hides tokens from a masked model; None for a causal one."""
+    if spec.model.objective == "causal":
+        return None
+    # a model from scratch has one embedding more than the tokenizer has tokens
+    own = store.mask_token is None or spec.model.source is None
+    mask_token = store.vocab_size if own else store.mask_token
+    assert mask_token is not None
+    return Corruption(spec.model.mask_rate, mask_token, store.vocab_size)
+
+
 def prepare_torch(spec: RunSpec) -> None:
     """Make torch compute the same bits whenever it is given the same spec."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
@@ -88,7 +101,9 @@ def prepare_torch(spec: RunSpec) -> None:
 
 
 def _shelf(store: TokenStore, split: str, domains: Iterable[str], tokens: int) -> Shelf:
-    return Shelf({domain: store.stream(domain, split) for domain in domains}, tokens)
+    names = tuple(domains)
+    masks = {d: mask for d in names if (mask := store.mask(d, split)) is not None}
+    return Shelf({d: store.stream(d, split) for d in names}, tokens, masks)
 
 
 def _evaluator(
@@ -102,8 +117,9 @@ def _evaluator(
         domains=store.domains,
         rows=spec.evaluation.rows,
         chunk_rows=max(chunk_rows, 32),
-        token_bytes=store.token_bytes,
+        num_bytes={s: {d: store.num_bytes(d, s) for d in store.domains} for s in splits},
         row_flops=row_flops,
         device=spec.device,
         precision=spec.precision,
+        corruption=corruption(spec, store),
     )

@@ -8,21 +8,82 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.metadata
+import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
+from harness.arguments import check_command, parse
 from harness.deferred import deferred
 from harness.errors import SpecError
 
 HELP = """Referee of language-model data mixing: which mixture wins on your data, at your budget,
 and what it cost.
 
-Example: steelyard run sweeps/demo.toml --out runs/demo"""
+Example: steelyard run sweeps/demo.toml --out runs/demo
+
+steelyard COMMAND --help says more of each; steelyard --version; completion of commands and options
+for your shell: eval "$(steelyard completion bash)", in ~/.bashrc to keep it"""
+
+
+def positional(name: str) -> Any:
+    """Return the marks of an argument without a flag, shown as `name` in help and complaints."""
+    return tyro.conf.Positional, tyro.conf.arg(metavar=name)
+
+
+Spec = Annotated[Path, *positional("SPEC")]
+Folder = Annotated[Path, *positional("DIR")]
+
+
+@dataclass(frozen=True)
+class Init:
+    """Write a commented spec for your own files or data sets of the hub, ready to run.
+
+    Each path is one domain: a file, a folder, a quoted glob, or a hub name (owner/name). What the
+    first rows look like decides the columns, the sizes and the budget; read it and change it.
+
+    Example: steelyard init data/gsm8k data/wikitext2 --out mine.toml
+    """
+
+    paths: Annotated[tuple[str, ...], *positional("PATHS")]
+    """What to mix: two or more."""
+    out: Path = Path("spec.toml")
+    """The spec to write."""
+    name: str | None = None
+    """Name of the ablation; by default the spec's file name."""
+    target: str | None = None
+    """The domain that the ablation is about; by default the first."""
+    force: bool = False
+    """Write over an existing file."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Show what `run` would do: runs, tokens, FLOPs, minutes, disk, and what the seeds can prove.
+
+    Trains nothing and builds no corpus. Runs are found by their content, so what is done is not
+    asked for again; any key of the spec can be overridden, as for `run`.
+
+    Example: steelyard plan sweeps/demo.toml --out runs/demo --budget.steps=500
+    """
+
+    spec: Spec
+    """The ablation, a TOML file."""
+    out: Path = Path("runs")
+    """Folder of runs and corpora, as given to `run`."""
+    jobs: int | None = None
+    """Runs that train at the same time; by default what the cores allow."""
+    measure: bool = False
+    """Time three steps, where no finished run of this shape gives a rate."""
+
+
+WandbMode = Literal["online", "offline", "disabled"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +91,19 @@ class Run:
     """Run an ablation: every arm at every seed, then a table and a report.
 
     Finished runs are found by their content, interrupted ones resume. Any key of the spec can be
-    overridden: `steelyard run SPEC --budget.steps=50 --arms.influence.settings.every=20`;
-    `steelyard run SPEC --help` lists them all.
+    overridden; `steelyard run SPEC --help` lists them all.
+
+    Example: steelyard run sweeps/demo.toml --out runs/demo --arms.influence.settings.every=10
     """
 
-    spec: tyro.conf.Positional[Path]
+    spec: Spec
     """The ablation, a TOML file."""
     out: Path = Path("runs")
     """Folder of runs, corpora and reports; it can be shared by many ablations."""
     jobs: int | None = None
     """Runs that train at the same time; by default what the cores allow. Changes no number."""
+    wandb_mode: WandbMode | None = None
+    """Where W&B is a tracker; by default WANDB_MODE, else online if logged in, else offline."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +113,8 @@ class Show:
     Example: steelyard show runs/demo
     """
 
-    folder: tyro.conf.Positional[Path] = Path("runs")
+    folder: Folder = Path("runs")
+    """The --out of a run."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +124,83 @@ class Report:
     Example: steelyard report runs/demo
     """
 
-    folder: tyro.conf.Positional[Path] = Path("runs")
+    folder: Folder = Path("runs")
+    """The --out of a run."""
     name: str | None = None
     """Which ablation, where the folder holds several; by default the latest."""
+    wandb_mode: WandbMode | None = None
+    """Where W&B is a tracker of the ablation and does not have this report yet; as for run."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write an arm's mixture as JSON, or as a fragment of another trainer's configuration.
+
+    Example: steelyard export runs/demo influence --format llamafactory --to mixture.yaml
+    """
+
+    folder: Folder
+    """The --out of a run."""
+    arm: Annotated[str, *positional("ARM")]
+    """Whose mixture."""
+    name: str | None = None
+    """Which ablation, where the folder holds several; by default the latest."""
+    seed: int | None = None
+    """One seed's mixture; by default the mean over all finished seeds."""
+    what: Literal["final", "mean", "schedule"] = "mean"
+    """Weights of the last step, their mean over the run, or how they went (JSON only)."""
+    format: Literal["json", "interleave", "axolotl", "llamafactory", "nemo", "torchtitan"] = "json"
+    """JSON, datasets.interleave_datasets, or the trainer whose configuration it is for."""
+    to: Path | None = None
+    """File to write; by default standard output."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check what runs need of this machine, and say how to fix what is wrong.
+
+    Example: steelyard doctor --out runs/demo
+    """
+
+    out: Path = Path("runs")
+    """Folder that runs would be written to."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Print what completes commands and options in your shell.
+
+    Example: eval "$(steelyard completion bash)"   (in ~/.bashrc or ~/.zshrc to keep it)
+    """
+
+    shell: Annotated[Literal["bash", "zsh"], *positional("SHELL")]
+    """bash or zsh."""
 
 
 NOT_OUR_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
-Command = (
-    Annotated[Run, tyro.conf.subcommand("run")]
-    | Annotated[Show, tyro.conf.subcommand("show")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-)
+COMMANDS: dict[str, type] = {
+    "init": Init,
+    "plan": Plan,
+    "run": Run,
+    "show": Show,
+    "report": Report,
+    "export": Export,
+    "doctor": Doctor,
+    "completion": Completion,
+}
+OVERRIDING = (Plan, Run)  # they take keys of the spec beside their own options
+
+
+def overview() -> Any:
+    """Return all commands as one form, each with the first line of its docstring."""
+    form: Any = None
+    for name, command in COMMANDS.items():
+        first = (command.__doc__ or "").partition("\n")[0]
+        mark = tyro.conf.subcommand(name, description=first)
+        one: Any = Annotated[command, mark]
+        form = one if form is None else form | one
+    return form
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,24 +209,16 @@ def main(argv: list[str] | None = None) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=100)  # a log has room
-    asks_for_keys = arguments[:1] == ["run"] and any(a.endswith(".toml") for a in arguments)
-    ours = [a for a in arguments if not (asks_for_keys and a in ("-h", "--help"))]
-    command, overrides = tyro.cli(
-        Command,
-        prog="steelyard",
-        description=HELP,
-        args=ours,
-        return_unknown_args=True,
-        config=(tyro.conf.FlagConversionOff,),
-    )
-    overrides += [a for a in arguments if a not in ours]
     try:
-        return _carry_out(command, overrides, arguments, console)
+        return _obey(arguments, console)
     except SpecError as error:
         print(f"steelyard: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return _stopped(console)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough
+        return 0
     except OSError as error:
         if error.errno not in NOT_OUR_FAULT:
             raise
@@ -104,27 +226,107 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _carry_out(command: Any, overrides: list[str], arguments: list[str], console: Console) -> int:
-    if isinstance(command, Run):
-        return _run(command, overrides, ["steelyard", *arguments], console)
-    if overrides:
-        raise SpecError(f"unknown argument {overrides[0]!r}; see steelyard --help")
+def _obey(arguments: list[str], console: Console) -> int:
+    if arguments == ["--version"]:
+        print(f"steelyard {importlib.metadata.version('steelyard')}")
+        return 0
+    check_command(arguments, list(COMMANDS))
+    if arguments[0].startswith("-"):
+        parse(overview(), arguments, prog="steelyard", description=HELP)
+    form, rest = COMMANDS[arguments[0]], arguments[1:]
+    prog = f"steelyard {arguments[0]}"
+    if form not in OVERRIDING:
+        return _carry_out(parse(form, rest, prog=prog), console)
+    command, overrides = _with_overrides(form, rest, prog)
+    if isinstance(command, Plan):
+        return _plan(command, overrides, console)
+    return _run(command, overrides, ["steelyard", *arguments], console)
+
+
+def _with_overrides(form: type, arguments: list[str], prog: str) -> tuple[Any, list[str]]:
+    """Return the command and what is left for the spec; help lists the options of both."""
+    asks = [a for a in arguments if a in ("-h", "--help")]
+    if asks and any(a.endswith(".toml") for a in arguments):
+        try:
+            parse(form, asks, prog=prog)
+        except SystemExit:
+            print("\nKeys of the spec, with the values that it gives them:\n")
+    else:
+        asks, arguments = [], arguments
+    ours = [a for a in arguments if a not in asks]
+    command, overrides = parse(form, ours, prog=prog, return_unknown_args=True)
+    return command, overrides + asks
+
+
+def _carry_out(command: Any, console: Console) -> int:
+    if isinstance(command, Init):
+        from harness.commands.init import write_spec
+
+        asked = (command.out, command.name, command.target, command.force)
+        for line in write_spec(command.paths, *asked):
+            print(line)
+        return 0
+    if isinstance(command, Doctor):
+        from harness.commands.doctor import examine
+
+        return examine(command.out, console)
+    if isinstance(command, Completion):
+        from harness.commands.completion import script
+
+        print(script(overview(), command.shell))
+        return 0
     if not command.folder.is_dir():
         raise SpecError(f"{command.folder}: no such folder; give the --out of a run")
+    if isinstance(command, Export):
+        return _export(command)
     if isinstance(command, Show):
         from harness.show import show
 
         show(command.folder, console)
         return 0
-    _report(command.folder, command.name, console)
+    _report(command.folder, command.name, console, command.wandb_mode)
     return 0
+
+
+def _export(command: Export) -> int:
+    from harness.commands.export import mixture
+    from harness.commands.fragments import render
+
+    asked = mixture(command.folder, command.arm, command.name, command.seed, command.what)
+    text = render(asked, command.format)
+    if command.to is None:
+        print(text, end="")
+    else:
+        try:
+            command.to.write_text(text)
+        except OSError as error:
+            raise SpecError(f"{command.to}: cannot be written: {error.strerror}") from None
+        print(f"wrote {command.to}")
+    return 0
+
+
+def _plan(command: Plan, overrides: list[str], console: Console) -> int:
+    from harness.commands.plan import forecast
+    from harness.commands.plan_table import print_plan
+    from harness.specfile import load_ablation
+
+    _check_jobs(command.jobs)
+    ablation = load_ablation(command.spec, overrides, find_method)
+    plan = forecast(ablation, command.out, command.jobs, command.measure)
+    power = importlib.import_module("reports.power")
+    print_plan(plan, power.prospects(ablation, command.out), console)
+    return 0
+
+
+def _check_jobs(jobs: int | None) -> None:
+    if jobs is not None and jobs < 1:
+        raise SpecError(f"--jobs: must be at least 1, got {jobs}")
 
 
 def _run(command: Run, overrides: list[str], arguments: list[str], console: Console) -> int:
     from harness.specfile import load_ablation
 
-    if command.jobs is not None and command.jobs < 1:
-        raise SpecError(f"--jobs: must be at least 1, got {command.jobs}")
+    _check_jobs(command.jobs)
     ablation = load_ablation(command.spec, overrides, find_method)
     if "heldout" not in ablation.evaluation.splits:
         raise SpecError("evaluation.splits: a comparison is read off the held-out set; add it")
@@ -134,11 +336,12 @@ def _run(command: Run, overrides: list[str], arguments: list[str], console: Cons
     from harness.display import TerminalDisplay
 
     display = TerminalDisplay(console)
-    summary = run_ablation(ablation, command.out, command.jobs, display, arguments)
+    warning, mode = importlib.import_module("reports.power").hopeless(ablation), command.wandb_mode
+    summary = run_ablation(ablation, command.out, command.jobs, display, arguments, warning, mode)
     if summary.interrupted:
         return _stopped(console)
     if summary.finished:
-        _report(command.out, ablation.name, console)
+        _report(command.out, ablation.name, console, summary.wandb_mode)
     return 1 if summary.num_failed else 0
 
 
@@ -147,7 +350,7 @@ def _stopped(console: Console) -> int:
     return 130
 
 
-def _report(folder: Path, name: str | None, console: Console) -> None:
+def _report(folder: Path, name: str | None, console: Console, wandb_mode: str | None) -> None:
     evidence = importlib.import_module("reports.load").load(folder, name)
     tables = importlib.import_module("reports.tables")
     console.print(tables.terminal_table(evidence, narrow=console.width < 100))
@@ -156,6 +359,12 @@ def _report(folder: Path, name: str | None, console: Console) -> None:
         console.print(f"- {statement.text}", markup=False, highlight=False)
     paths = importlib.import_module("reports.build").write(evidence)
     console.print(f"report: {paths.html}", soft_wrap=True, highlight=False)
+
+    from harness.trackers import publish_report
+
+    trackers = evidence.header["spec"].get("trackers", ())
+    say = partial(console.print, markup=False, highlight=False)
+    publish_report(folder, evidence.name, list(paths), trackers, wandb_mode, say)
 
 
 def find_method(name: str) -> type:

@@ -6,6 +6,7 @@ Where standard output is no terminal (a log, CI), one plain line for each cell t
 from __future__ import annotations
 
 from rich.console import Console
+from rich.panel import Panel
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 from harness import ablate, worker
+from harness.data_warnings import DataWarning
 
 
 class TerminalDisplay(ablate.Display):
@@ -44,6 +46,18 @@ class TerminalDisplay(ablate.Display):
     def say(self, text: str) -> None:
         """Print a line about the set-up."""
         self.console.print(text, style="dim", highlight=False, markup=False)
+
+    def warn(self, warnings: list[DataWarning]) -> None:
+        """Print loud warnings in one panel, the others as a line each."""
+        loud = [warning.text for warning in warnings if warning.loud]
+        if loud:
+            title = "WARNING: rebalancing cannot work on these domains"
+            width = min(self.console.width, 80)
+            text = Text("\n\n".join(loud))  # names are anyone's text, and no markup
+            self.console.print(Panel(text, title=title, style="bold yellow", width=width))
+        for warning in warnings:
+            if not warning.loud:
+                self.say(f"note: {warning.text}")
 
     def open(self, total: int, found: int) -> None:
         """Show the bar of the whole grid."""

@@ -1,4 +1,4 @@
-"""The shared arithmetic of mixers: simplex checks, domain means, floors and projections.
+"""The shared arithmetic of mixers: simplex and weight checks, domain means, floors and projections.
 
 K domains, B rows. Everything here is float64 on the CPU: mixtures have a handful of entries, and
 a weight that is wrong in the seventh digit draws other rows.
@@ -32,6 +32,18 @@ def simplex(weights: Tensor, domains: tuple[str, ...], where: str) -> Tensor:
     if total <= 0:
         raise ValueError(f"{where}: all weights are zero")
     return weights / total
+
+
+def row_weights(weights: Tensor, num_rows: int, reweights: bool, where: str) -> Tensor:
+    """Return the loss weights [B] as they are; ValueError names `where` and what is wrong."""
+    values = weights.tolist()  # a handful of numbers: Python checks them faster than torch
+    if weights.shape != (num_rows,) or not all(0 <= v < float("inf") for v in values):
+        raise ValueError(f"{where}: bad weights {weights}")
+    if not reweights and any(value != 1 for value in values):
+        raise ValueError(f"{where} returns weights other than 1; set reweights = True")
+    if not any(values):
+        raise ValueError(f"{where}: all loss weights are 0")
+    return weights
 
 
 def domain_sums(

@@ -1,28 +1,40 @@
 """Fixed rows, in fixed order, at chosen steps: nats per token and bits per byte of each domain.
 
-Bits per byte divide by the UTF-8 bytes of the evaluated targets, so that tokenizers compare. The
-end-of-text token counts as a target with no bytes: knowing where a document ends is part of
-predicting it. Only the loop holds an evaluator; no method, auxiliary run or trial can reach it.
+Bits per byte divide by the UTF-8 bytes of the targets that count, so that tokenizers compare. The
+end-of-text token of a BPE trained here is a target with no bytes: knowing where a document ends is
+part of predicting it. Only the loop holds an evaluator; no method, auxiliary run or trial can reach
+it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from harness.corruption import uniforms
 from harness.model import token_losses
+from harness.rng import generator
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from harness.api import Batch
+    from harness.corruption import Corruption
     from harness.cost import Meter
     from harness.model import RowFlops
     from harness.stream import Shelf
+
+
+def bytes_of_targets(stream: np.ndarray, rows: Tensor, tokens: int) -> np.ndarray:
+    """Return the bytes [n, tokens] of the targets of `rows`, of a stream's bytes by position."""
+    first = rows.cpu().numpy()[:, None] * tokens + 1  # a row's first token is no target of its own
+    spans: np.ndarray = stream[first + np.arange(tokens)]
+    return spans
 
 
 @dataclass(frozen=True)
@@ -33,31 +45,38 @@ class Evaluator:
     domains: tuple[str, ...]
     rows: int  # per domain and split; all where there are fewer
     chunk_rows: int
-    token_bytes: np.ndarray  # [vocabulary] UTF-8 bytes of each token
+    num_bytes: Mapping[str, Mapping[str, np.ndarray]]  # split -> domain -> bytes by stream position
     row_flops: RowFlops
     device: str
     precision: str
+    corruption: Corruption | None = None
 
     def evaluate(self, model: nn.Module, meter: Meter) -> list[dict[str, Any]]:
         """Return one record for each split and domain."""
         return [
-            {"split": split, "domain": domain, **self._measure(model, shelf, domain, meter)}
-            for split, shelf in self.shelves.items()
+            {"split": split, "domain": domain, **self._measure(model, split, domain, meter)}
+            for split in self.shelves
             for domain in self.domains
         ]
 
     def _measure(
-        self, model: nn.Module, shelf: Shelf, domain: str, meter: Meter
+        self, model: nn.Module, split: str, domain: str, meter: Meter
     ) -> dict[str, float | int]:
-        size = shelf.num_rows(domain)
-        rows = np.arange(min(self.rows, size)) * size // min(self.rows, size)
+        shelf = self.shelves[split]
+        telling = shelf.telling_rows(domain)
+        size = len(telling)
+        rows = telling[np.arange(min(self.rows, size)) * size // min(self.rows, size)]
         nats, num_tokens, num_bytes = 0.0, 0, 0
+        noise = self._noise(split, domain, len(rows), shelf.tokens)
         for first in range(0, len(rows), self.chunk_rows):
             picks = [(domain, int(row)) for row in rows[first : first + self.chunk_rows]]
             batch = shelf.batch(picks, self.domains, self.device)
+            if self.corruption is not None:
+                batch = self.corruption.apply(batch, noise[first : first + self.chunk_rows])
             nats += self._sum_of_losses(model, batch)
             num_tokens += int(batch.mask.sum())
-            num_bytes += int(self.token_bytes[batch.targets.cpu().numpy()].sum())
+            spans = bytes_of_targets(self.num_bytes[split][domain], batch.rows, shelf.tokens)
+            num_bytes += int(spans[batch.mask.cpu().numpy()].sum(dtype=np.int64))
         meter.charge("eval", self.row_flops.forward * len(rows), num_tokens)
         if not math.isfinite(nats):
             raise FloatingPointError(f"the loss on domain {domain!r} is {nats} at evaluation")
@@ -67,6 +86,12 @@ class Evaluator:
             "num_tokens": num_tokens,
             "num_bytes": num_bytes,
         }
+
+    def _noise(self, split: str, domain: str, rows: int, tokens: int) -> Tensor:
+        """Return what hides the same tokens in every arm, seed and step; empty where none are."""
+        if self.corruption is None:
+            return torch.empty(0)
+        return uniforms(rows, tokens, generator(0, "corrupt", split, domain))
 
     def _sum_of_losses(self, model: nn.Module, batch: Batch) -> float:
         enabled = self.precision == "bfloat16"

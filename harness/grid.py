@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any
 
-from harness.worker import Outcome, Progress, Site, Task, work
+from harness.worker import Notice, Outcome, Progress, Site, Task, work
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -46,6 +46,7 @@ class Grid:
     site: Site
     jobs: int
     on_progress: Callable[[Progress], None]
+    on_notice: Callable[[str], None] = print
     _context: Any = field(default_factory=lambda: multiprocessing.get_context("spawn"))
     _workers: list[_Worker] = field(default_factory=list)
     _stop: Any = field(init=False)
@@ -132,6 +133,8 @@ class Grid:
             return worker.task
         if isinstance(message, Progress):
             self.on_progress(message)
+        elif isinstance(message, Notice):
+            self.on_notice(message.text)
         else:
             assert worker.task is not None
             task, worker.task = worker.task, None

@@ -19,7 +19,7 @@ import torch
 from harness import checkpoint
 from harness.api import Batch
 from harness.cost import Meter
-from harness.domains import domain_mean, domain_sums, simplex
+from harness.domains import domain_mean, domain_sums, row_weights, simplex
 from harness.evaluate import Evaluator
 from harness.model import token_losses
 from harness.optim import learning_rate
@@ -167,13 +167,13 @@ class Loop:
         if size >= len(batch.rows):
             losses = self._forward(batch)
             scale = self._observe(batch, losses.detach())[:, None] * batch.mask
-            loss = self._descend(scale, losses, scale.sum())
+            loss = self._descend(scale, losses, _total(scale))
             return losses.detach(), loss
         if self.spec.mixer.reweights:  # row weights depend on the losses of the whole batch
             scale = self._observe(batch, self.view.token_losses(batch))[:, None] * batch.mask
         else:
             scale = batch.mask.float()
-        parts, loss, total = [], 0.0, scale.sum()
+        parts, loss, total = [], 0.0, _total(scale)
         for first in range(0, len(batch.rows), size):
             rows = slice(first, first + size)
             losses = self._forward(batch.select(rows))
@@ -203,14 +203,7 @@ class Loop:
         with self.meter.section("mixer"):
             weight = mixer.observe(self.view, self.state, batch, losses).to(losses)
         where = f"{type(mixer).__name__}.observe at step {self.view.step}"
-        values = weight.tolist()  # a handful of numbers: Python checks them faster than torch
-        if weight.shape != (len(batch.rows),) or not all(0 <= v < math.inf for v in values):
-            raise ValueError(f"{where}: bad weights {weight}")
-        if not mixer.reweights and any(value != 1 for value in values):
-            raise ValueError(f"{where} returns weights other than 1; set reweights = True")
-        if not any(values):
-            raise ValueError(f"{where}: all loss weights are 0")
-        return weight
+        return row_weights(weight, len(batch.rows), mixer.reweights, where)
 
     def _clip(self) -> float:
         limit = self.spec.optimizer.clip or math.inf
@@ -297,3 +290,9 @@ class Loop:
             "records_bytes": self._writer.position(),
         }
         checkpoint.save(self.folder / CHECKPOINT, content)
+
+
+def _total(scale: Tensor) -> Tensor:
+    """Return the sum of a batch's scale; 1 where no target counts: the step's loss is then 0."""
+    total = scale.sum()
+    return torch.where(total > 0, total, 1.0)

@@ -7,7 +7,6 @@ same run ids. Nothing here imports torch unless a CUDA device may be present.
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -21,8 +20,13 @@ from harness.spec import Ablation, Arm, RunSpec
 SMALL_PARAMETERS = 20_000_000
 
 
-def resolve(ablation: Ablation, corpus_id: str) -> dict[tuple[str, int], RunSpec]:
-    """Return the main RunSpec of every (label, seed), in the order of the spec."""
+def resolve(
+    ablation: Ablation, corpus_id: str, model_id: str = ""
+) -> dict[tuple[str, int], RunSpec]:
+    """Return the main RunSpec of every (label, seed), in the order of the spec.
+
+    `model_id` is the fingerprint of `model.source`, which is a local folder by now.
+    """
     device = _device(ablation)
     shared = {
         "corpus": ablation.corpus,
@@ -38,6 +42,7 @@ def resolve(ablation: Ablation, corpus_id: str) -> dict[tuple[str, int], RunSpec
         "threads": _threads(ablation),
         "compile": ablation.compile,
         "corpus_id": corpus_id,
+        "model_id": model_id,
         "engine": engine(),
     }
     return {
@@ -55,10 +60,7 @@ def _run_spec(shared: dict[str, object], label: str, arm: Arm, seed: int) -> Run
 
 def num_steps(ablation: Ablation) -> int:
     """Return the optimizer steps of the budget."""
-    if ablation.budget.steps is not None:
-        return ablation.budget.steps
-    assert ablation.budget.tokens is not None
-    return math.ceil(ablation.budget.tokens / (ablation.batch.rows * ablation.batch.tokens))
+    return ablation.num_steps
 
 
 def engine() -> dict[str, str]:
@@ -84,10 +86,11 @@ def _device(ablation: Ablation) -> Literal["cpu", "cuda"]:
 def _precision(ablation: Ablation, device: str) -> Literal["float32", "bfloat16"]:
     if ablation.precision != "auto":
         return ablation.precision
-    return "bfloat16" if device == "cuda" or _cpu_has_bfloat16() else "float32"
+    return "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
+    """Tell whether the processor has units for bfloat16 products."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -14,7 +14,7 @@ import subprocess
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from harness import checkpoint
 from harness.assemble import assemble
+from harness.data_warnings import warnings_of_run
 from harness.files import read_json, write_json
 from harness.loop import InterruptedRunError, Loop, RunFailedError, Watch
 from harness.model import RowFlops, build_model, count_row_flops
@@ -94,7 +95,7 @@ class Runner:
         return read_result(folder)
 
     def _train(self, spec: RunSpec, folder: Path, watch: Watch) -> None:
-        open_model = partial(open_finished, self.out / "runs")
+        open_model = partial(open_finished, self.out / "runs", source=spec.model.source)
         for leftover in (*folder.glob("*.part-*"), *folder.glob("error.txt")):
             leftover.unlink()  # of a process that was killed, or of a try that failed
         header = describe_run(spec, self.store)
@@ -152,14 +153,19 @@ def read_result(folder: Path) -> RunResult:
     )
 
 
-def open_finished(runs: Path, run_id: str) -> tuple[nn.Module, RowFlops]:
-    """Return a finished run's model, frozen, and what one of its rows costs."""
+def open_finished(runs: Path, run_id: str, source: str | None = None) -> tuple[nn.Module, RowFlops]:
+    """Return a finished run's model, frozen, and what one of its rows costs.
+
+    `source` is where the asking run found its model: the folder may have moved since.
+    """
     header = read_json(runs / run_id / HEADER)
     if header is None or header["status"] != "finished":
         raise ValueError(f"run {run_id} is not finished; ask for it in plan() first")
     spec = header["spec"]
     model_spec, tokens = Model(**spec["model"]), spec["batch"]["tokens"]
-    model = build_model(model_spec, header["vocab_size"], tokens, seed=0)
+    if model_spec.source is not None and source is not None:
+        model_spec = replace(model_spec, source=source)
+    model = build_model(model_spec, header["vocab_size"], tokens, seed=0, blank=True)
     saved = checkpoint.load(runs / run_id / CHECKPOINT)
     assert saved is not None, f"{run_id} is finished and has no checkpoint"
     model.load_state_dict(saved["model"])
@@ -194,6 +200,7 @@ def describe_run(spec: RunSpec, store: TokenStore) -> dict[str, Any]:
         "finished": None,
         "costs": {},
         "repetitions": {},
+        "warnings": [w.to_json() for w in warnings_of_run(spec, store.manifest)],
     }
 
 

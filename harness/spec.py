@@ -8,6 +8,7 @@ so running again is a no-op and two arms that ask for the same training share it
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -53,7 +54,107 @@ class SyntheticDomain:
     train: Annotated[bool, Field(strict=True)] = True
 
 
-Domain = Annotated[PackageDomain | SyntheticDomain, Field(discriminator="kind")]
+MASKED = ("bert", "roberta")  # architectures from scratch that predict masked tokens
+
+SplitName = Literal["train", "probe", "tuning", "heldout"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Normalization:
+    """What is done to every text before anything else; recorded in the corpus manifest."""
+
+    unicode: Literal["none", "NFC", "NFKC"] = "none"
+    whitespace: Literal["keep", "strip", "collapse"] = "keep"
+    """`strip` trims both ends of lines and of the text; `collapse` makes every run of white space
+    one space."""
+    control: Literal["keep", "remove"] = "keep"
+    """Control characters other than tab and line break."""
+    case: Literal["keep", "lower"] = "keep"
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Texts:
+    """How records (rows of a table, JSON objects) become documents; shared by files and hub."""
+
+    text: str | None = None
+    """Column that holds the text; by default `text`."""
+    template: str | None = None
+    """Or a text made of columns: "Question: {question}\\nAnswer: {answer}"."""
+    prompt: str | None = None
+    """Or a template that is read but not predicted ..."""
+    answer: str | None = None
+    """... followed by one whose tokens alone have a loss."""
+    group: str | None = None
+    """Column whose equal values stay in one split; by default every document stands alone."""
+    normalize: Normalization = Normalization()
+    train: Annotated[bool, Field(strict=True)] = True
+    """False: never trained on, but evaluated, and allowed as a target."""
+    max_bytes: Count | None = None
+    """Keep whole document groups, in a keyed order, up to about this much text."""
+    license: str = "not stated"
+
+    @model_validator(mode="after")
+    def _one_way_to_text(self) -> Self:
+        if (self.prompt is None) != (self.answer is None):
+            raise ValueError("prompt and answer belong together; set both, or template")
+        ways = [n for n in ("text", "template", "prompt") if getattr(self, n) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} exclude each other; keep one")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class FilesDomain(Texts):
+    """Text in files: txt, jsonl, csv, tsv, parquet, each also as .gz or .zst."""
+
+    kind: Literal["files"] = "files"
+    paths: tuple[str, ...] = ()
+    """Files, folders or globs (`**` too), to be split by us; relative to the working directory."""
+    splits: dict[SplitName, tuple[str, ...]] = Field(default_factory=dict)
+    """Or ready splits: {train = ["a.jsonl"], heldout = ["b.jsonl"]}; lacking ones are cut from
+    train."""
+    format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet"] = "auto"
+    encoding: str = "utf-8"
+    separator: str | None = None
+    """Text files: a regular expression between documents; by default a file is one document."""
+
+    @model_validator(mode="after")
+    def _has_files(self) -> Self:
+        if bool(self.paths) == bool(self.splits):
+            raise ValueError("set exactly one of paths and splits")
+        if self.splits and "train" not in self.splits and self.train:
+            raise ValueError("splits.train is missing; add it, or set train = false")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class HubDomain(Texts):
+    """A data set of the Hugging Face hub, or a local folder or script-free repository of one."""
+
+    kind: Literal["hub"] = "hub"
+    dataset: str
+    """`owner/name` or a folder, as datasets.load_dataset takes it."""
+    config: str | None = None
+    revision: str | None = None
+    """Commit, tag or branch; what it pointed to is recorded."""
+    split: str = "train"
+    """The split that is cut into ours, unless `splits` maps ready ones."""
+    splits: dict[SplitName, str] = Field(default_factory=dict)
+    """Ready splits: {train = "train", tuning = "validation", heldout = "test"}."""
+    streaming: Annotated[bool, Field(strict=True)] = False
+    max_rows: Count | None = None
+    """Read at most so many rows of each split; required with streaming."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.streaming and self.max_rows is None:
+            raise ValueError("max_rows is missing, and a stream may have no end; set it")
+        return self
+
+
+Domain = Annotated[
+    PackageDomain | SyntheticDomain | FilesDomain | HubDomain, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -77,10 +178,20 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class Tokenizer:
-    """A byte-level BPE, trained on train documents alone."""
+    """A byte-level BPE trained on train documents alone, or a ready tokenizer."""
 
-    kind: Literal["bpe"] = "bpe"
+    kind: Literal["bpe", "pretrained"] = "bpe"
     vocab_size: Annotated[int, Field(strict=True, ge=300, le=200_000)] = 4096
+    """Of a BPE that is trained here; a pretrained one has its own."""
+    source: str | None = None
+    """Pretrained: a folder, a tokenizer.json, a GGUF file or a hub name."""
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Self:
+        if (self.kind == "pretrained") != (self.source is not None):
+            raise ValueError('source belongs to kind = "pretrained"; set both or neither')
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -91,14 +202,42 @@ class Corpus:
     splits: Splits = Splits()
     tokenizer: Tokenizer = Tokenizer()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The spec as plain JSON values, domains by name, without what only says where text lies.
+
+        Fingerprints stand for the text and for a tokenizer that is read.
+        """
+        plain: dict[str, Any] = to_json(self)
+        plain["domains"] = {
+            name: {k: v for k, v in domain.items() if k not in _PLACES.get(domain["kind"], ())}
+            for name, domain in sorted(plain["domains"].items())
+        }
+        plain["tokenizer"] |= {"source": None, "revision": None}
+        return plain
+
+
+# Keys that lead to text and that its fingerprint stands for.
+_PLACES = {"files": ("paths", "splits"), "hub": ("dataset", "revision", "streaming")}
+
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class Model:
-    """A causal language model from scratch; `config` takes any field of transformers' own."""
+    """A language model from scratch by architecture and size, or one whose training goes on."""
 
-    architecture: Literal["gpt2", "llama"] = "gpt2"
+    architecture: Literal["gpt2", "llama", "mistral", "gpt_neo", "opt", "bert", "roberta"] = "gpt2"
     size: Literal["nano", "micro", "mini", "small", "124m", "350m", "1b"] = "nano"
     config: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Any field of transformers' own configuration."""
+    source: str | None = None
+    """Continue from a folder, a hub name or a GGUF file; its weights and its configuration."""
+    revision: str | None = None
+    trust_remote_code: Annotated[bool, Field(strict=True)] = False
+    """Run Python code that comes with `source`."""
+    objective: Literal["causal", "masked"] = "causal"
+    """Predict the next token, or tokens that were masked (BERT, RoBERTa)."""
+    mask_rate: Share = 0.15
+    """Masked: share of the tokens of a row that are predicted; the count is rounded."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -216,6 +355,7 @@ class Ablation:
     max_repetitions: Annotated[float, Field(strict=True, gt=0)] | None = None
     """Passes over a domain's train rows after which a run is stopped; unset for no cap."""
     trackers: tuple[str, ...] = ()
+    """Where runs are mirrored: wandb, tensorboard, or what another package installs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Count | Auto = "auto"
@@ -232,6 +372,7 @@ class Ablation:
             raise ValueError("domains: at least one must have train = true")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} names a seed twice; remove the repetition")
+        _model_agrees(self.model, self.tokenizer)
         return self
 
     @property
@@ -246,11 +387,40 @@ class Ablation:
         """The part of the spec that decides which tokens exist."""
         return Corpus(domains=self.domains, splits=self.splits, tokenizer=self.tokenizer)
 
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the budget."""
+        if self.budget.steps is not None:
+            return self.budget.steps
+        assert self.budget.tokens is not None
+        return math.ceil(self.budget.tokens / (self.batch.rows * self.batch.tokens))
+
 
 def _known(key: str, wanted: Any, known: Any, noun: str) -> None:
     for name in wanted:
         if name not in known:
             raise ValueError(f"{key}: {name!r} is no {noun}; choose one of {', '.join(known)}")
+
+
+def _model_agrees(model: Model, tokenizer: Tokenizer) -> None:
+    """Refuse settings of a model that contradict each other or the tokenizer."""
+    if model.source is None:
+        for name in ("revision", "trust_remote_code"):
+            if getattr(model, name):
+                raise ValueError(f"model.{name}: belongs to model.source; set both or neither")
+        needed = "masked" if model.architecture in MASKED else "causal"
+        if model.objective != needed:
+            wrong = f'model.objective: {model.architecture} cannot be "{model.objective}"'
+            raise ValueError(f'{wrong}; set "{needed}", or choose another model.architecture')
+        return
+    for name in ("architecture", "size", "config"):
+        if getattr(model, name) != getattr(Model(), name):
+            raise ValueError(f"model.{name}: model.source brings its own; remove one of them")
+    if tokenizer.kind == "bpe":
+        raise ValueError(
+            "tokenizer.kind: model.source knows its own tokens and no BPE trained here; set "
+            f'tokenizer.kind = "pretrained" and tokenizer.source = "{model.source}"'
+        )
 
 
 @dataclass(frozen=True, kw_only=True, config=_ANY)
@@ -279,6 +449,8 @@ class RunSpec:
     compile: Annotated[bool, Field(strict=True)] = False
     corpus_id: str = ""
     """Also covers the versions of the text's sources, so that new text is a new run."""
+    model_id: str = ""
+    """Fingerprint of what `model.source` holds; empty for a model from scratch."""
     engine: dict[str, str] = Field(default_factory=dict)
     """Versions of what computes: steelyard's minor version, torch, transformers."""
 
@@ -295,5 +467,10 @@ class RunSpec:
 
     @property
     def run_id(self) -> str:
-        """16 hex digits: independent of key order, label and process hash seed."""
-        return digest(self.canonical)
+        """16 hex digits: independent of key order, label, process hash seed and places of files."""
+        content = self.canonical
+        if self.corpus_id:
+            content["corpus"] = self.corpus.identity
+        if self.model_id:
+            content["model"] |= {"source": None, "revision": None}
+        return digest(content)

@@ -6,11 +6,7 @@ function from a name to a class, because the harness knows none.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import io
-import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -20,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from harness.api import Mixer
+from harness.arguments import parse
 from harness.errors import SpecError
 from harness.spec import Ablation
 
@@ -175,42 +172,12 @@ def _known_keys(cls: Any, location: list[str]) -> list[str]:
 
 
 def _override(ablation: Ablation, overrides: Sequence[str], path: Path) -> Ablation:
-    """Apply `--a.b=v` through tyro, and turn its boxed complaint into one line."""
-    import tyro  # a third of a second, and most specs are run as they are
-
-    complaint = io.StringIO()
-    helps = any(argument in ("-h", "--help") for argument in overrides)
-    width = os.environ.get("COLUMNS")
-    if not helps:
-        os.environ["COLUMNS"] = "2000"  # a box that wraps no line can be read back
-    try:
-        with contextlib.nullcontext() if helps else contextlib.redirect_stderr(complaint):
-            overridden: Ablation = tyro.cli(
-                type(ablation),
-                default=ablation,
-                args=list(overrides),
-                prog=f"steelyard run {path}",
-                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-            )
-        return overridden
-    except SystemExit as exit_:
-        if not exit_.code:
-            raise
-        raise SpecError(_one_line(complaint.getvalue())) from None
-    finally:
-        if not helps:
-            os.environ.pop("COLUMNS")
-            if width is not None:
-                os.environ["COLUMNS"] = width
-
-
-def _one_line(box: str) -> str:
-    lines = [re.sub(r"[\u2500-\u257f]", "", line).strip() for line in box.splitlines()[1:]]
-    text = " ".join(line for line in lines if line)
-    for noise in (r"For full helptext,.*", r"For further information visit \S+", r"\[type=[^\]]*\]",
-                  r"\d+ validation errors? for \S+ ", r"Argument helptext:.*"):  # fmt: skip
-        text = re.sub(noise, "", text)
-    text = " ".join(text.split()).replace("Error parsing ", "")
-    text = re.sub(r"^Ablation: Value error, |(?<=: )Value error, ", "", text)
-    # one suggestion is a fix, three are a list to read
-    return re.sub(r"Perhaps you meant: (--\S+).*", r"did you mean \1?", text).strip()
+    """Apply `--a.b=v`; the help that may be asked for lists every key with its value."""
+    overridden: Ablation = parse(
+        type(ablation),
+        overrides,
+        has_flags=False,
+        default=ablation,
+        prog=f"steelyard run {path}",
+    )
+    return overridden

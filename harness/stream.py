@@ -10,16 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from harness.api import Batch
+from harness.corruption import uniforms
 from harness.rng import generator
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from harness.corruption import Corruption
+
+
+class Rows(Protocol):
+    """What a stream asks of one split: how many rows there are, and some of them."""
+
+    def num_rows(self, domain: str) -> int:
+        """Return how many rows the domain has."""
+
+    def telling_rows(self, domain: str) -> np.ndarray:
+        """Return the rows that have a target that counts: those worth looking at."""
+
+    def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
+        """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +48,42 @@ class Shelf:
 
     streams: Mapping[str, np.ndarray]  # domain -> flat token ids, usually memory-mapped
     tokens: int
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Which tokens of a stream count as targets [bool]; a domain that is not there: all."""
+    _telling: dict[str, np.ndarray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def num_rows(self, domain: str) -> int:
         """Return how many whole rows the domain has."""
         return max(0, (len(self.streams[domain]) - 1) // self.tokens)
 
+    def telling_rows(self, domain: str) -> np.ndarray:
+        """Return the rows with a counted target, in order: a row that is all prompt has no loss."""
+        size = self.num_rows(domain)
+        if domain not in self.masks:
+            return np.arange(size)
+        if domain not in self._telling:
+            counted = self.masks[domain][1 : size * self.tokens + 1].reshape(size, self.tokens)
+            self._telling[domain] = np.flatnonzero(counted.any(1))
+        return self._telling[domain]
+
     def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
         """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
         inputs = np.empty((len(picks), self.tokens), dtype=np.int64)
         targets = np.empty_like(inputs)
+        mask = np.ones(inputs.shape, dtype=np.bool_)
         for slot, (domain, row) in enumerate(picks):
             first = row * self.tokens
             packed = self.streams[domain][first : first + self.tokens + 1]
             inputs[slot], targets[slot] = packed[:-1], packed[1:]
+            if domain in self.masks:
+                mask[slot] = self.masks[domain][first + 1 : first + self.tokens + 1]
         order = {name: k for k, name in enumerate(names)}
         arrays = (
             inputs,
             targets,
-            np.ones(inputs.shape, dtype=np.bool_),
+            mask,
             np.array([order[domain] for domain, _ in picks], dtype=np.int64),
             np.array([row for _, row in picks], dtype=np.int64),
         )
@@ -61,12 +95,13 @@ class Shelf:
 class Stream:
     """Training rows by weight, and the rows that a method may look at."""
 
-    train: Shelf
-    probe: Shelf
+    train: Rows
+    probe: Rows
     domains: tuple[str, ...]  # trained on
     probe_domains: tuple[str, ...]
     data_seed: int
     device: str
+    corruption: Corruption | None = None  # masked language models; None for the next token
     _orders: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def draw(self, weights: Tensor, seen: Tensor, step: int, rows: int) -> Batch:
@@ -80,7 +115,7 @@ class Stream:
         for k in np.searchsorted(edges.numpy(), uniforms.numpy(), side="right"):
             picks.append((self.domains[k], self._nth_row(self.domains[k], int(counts[k]))))
             counts[k] += 1
-        return self.train.batch(picks, self.domains, self.device)
+        return self._hidden(self.train.batch(picks, self.domains, self.device), "draw", step)
 
     def _nth_row(self, domain: str, n: int) -> int:
         """Return the n-th training row of a domain: a keyed permutation per pass over its rows."""
@@ -94,20 +129,30 @@ class Stream:
     def candidates(self, per_domain: int, step: int) -> Batch:
         """Return random train rows of each trained domain, off the training stream."""
         picks = self._sample(self.train, self.domains, per_domain, "candidates", step)
-        return self.train.batch(picks, self.domains, self.device)
+        batch = self.train.batch(picks, self.domains, self.device)
+        return self._hidden(batch, "candidates", step)
 
     def probes(self, per_domain: int, step: int | None) -> Batch:
         """Return random probe rows of every probe domain; `step` None for the fixed set."""
         name = ("probes", "fixed") if step is None else ("probes", step)
         picks = self._sample(self.probe, self.probe_domains, per_domain, *name)
-        return self.probe.batch(picks, self.probe_domains, self.device)
+        return self._hidden(self.probe.batch(picks, self.probe_domains, self.device), *name)
+
+    def _hidden(self, batch: Batch, *name: str | int) -> Batch:
+        """Return the batch, with tokens hidden where the model is to predict hidden tokens."""
+        if self.corruption is None:
+            return batch
+        keyed = generator(self.data_seed, "corrupt", *name)
+        rows, tokens = batch.inputs.shape
+        return self.corruption.apply(batch, uniforms(rows, tokens, keyed))
 
     def _sample(
-        self, shelf: Shelf, domains: tuple[str, ...], per_domain: int, *name: str | int
+        self, shelf: Rows, domains: tuple[str, ...], per_domain: int, *name: str | int
     ) -> list[tuple[str, int]]:
         picks = []
         for domain in domains:
             keyed = generator(self.data_seed, *name, domain)
-            order = torch.randperm(shelf.num_rows(domain), generator=keyed)[:per_domain]
-            picks += [(domain, row) for row in order.tolist()]
+            rows = shelf.telling_rows(domain)
+            order = torch.randperm(len(rows), generator=keyed)[:per_domain]
+            picks += [(domain, row) for row in rows[order.numpy()].tolist()]
         return picks

@@ -95,7 +95,7 @@ class RunView:
         """Return d(mean loss over counted targets)/d(parameter) by name, float32."""
         names, parameters = zip(*self.model.named_parameters(), strict=True)
         total = [torch.zeros_like(parameter) for parameter in parameters]
-        num_targets = batch.mask.sum()
+        num_targets = batch.mask.sum().clamp(min=1)  # none counts: the gradient is 0
         enabled = self.precision == "bfloat16"
         with self.meter.section("mixer", synchronize=True), torch.enable_grad():
             for chunk in _chunks(batch, self.chunk_rows):

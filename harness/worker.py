@@ -44,6 +44,12 @@ class Outcome(NamedTuple):
     reason: str | None = None
 
 
+class Notice(NamedTuple):
+    """A line for the user, from a tracker."""
+
+    text: str
+
+
 class Progress(NamedTuple):
     """What a worker says while it trains."""
 
@@ -64,6 +70,7 @@ class Site:
     checkpoint: Checkpoint
     trackers: tuple[str, ...]
     name: str
+    wandb_mode: str | None = None  # as the parent has settled it
 
 
 def work(pipe: Connection, site: Site, stop: Any) -> None:
@@ -75,11 +82,13 @@ def work(pipe: Connection, site: Site, stop: Any) -> None:
     signal.signal(signal.SIGTERM, lambda *_: _ask_to_stop(stop))  # a scheduler ends whole groups
     threading.Thread(target=_follow_parent, daemon=True).start()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    desk = _Desk(pipe, site, stop, open_trackers(site.trackers, site.out))
+    outlet = _Outlet(pipe)
+    mirror = open_trackers(site.trackers, site.out, site.wandb_mode, outlet.warn)
+    desk = _Desk(outlet, site, stop, mirror)
     with suppress(ImportError):  # it comes again, with a place to tell it, at the first task
         _import_everything()
     while (task := pipe.recv()) is not None:
-        pipe.send(_carry_out(task, desk))
+        outlet.send(_carry_out(task, desk))
 
 
 def _ask_to_stop(stop: Any) -> None:
@@ -99,10 +108,25 @@ def _import_everything() -> None:
     import harness.runner  # noqa: F401
 
 
+class _Outlet:
+    """The worker's end of the pipe, to which the trackers' threads speak too."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._lock = pipe, threading.Lock()
+
+    def send(self, message: Outcome | Progress | Notice) -> None:
+        with self._lock:
+            self._pipe.send(message)
+
+    def warn(self, text: str) -> None:
+        with suppress(OSError):  # nobody is there any more to be told
+            self.send(Notice(text))
+
+
 class _Desk(NamedTuple):
     """What a worker works with."""
 
-    pipe: Connection
+    outlet: _Outlet
     site: Site
     stop: Any
     mirror: Mirror
@@ -158,7 +182,7 @@ class _Watch:
             self.last = now
             told = (record["step"], self.spec.num_steps, record["loss"])
             role = self.spec.label if self.spec.evaluation is None else "main"
-            self.desk.pipe.send(Progress(self.task.label, self.task.seed, role, *told))
+            self.desk.outlet.send(Progress(self.task.label, self.task.seed, role, *told))
 
     def stop(self) -> bool:
         return bool(self.desk.stop.value)

@@ -65,6 +65,7 @@ def contents(evidence: Evidence) -> dict[str, Any]:
         "primary_name": tables.metric_name(evidence, header["primary"]),
         "target_name": tables.metric_name(evidence, "target"),
         "others": evidence.others,
+        "warnings": header.get("warnings") or [],
         "headline": headline(evidence),
         "arms": _rows(tables.arms_table(evidence)),
         "domains": _by_domain(tables.domains_table(evidence)),

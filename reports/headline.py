@@ -31,15 +31,31 @@ def headline(evidence: Evidence) -> list[Statement]:
     if not frame["num_seeds"].any():
         return [
             Statement("warning", "No run has finished, so nothing can be said yet."),
+            *_data_warnings(evidence),
             *_problems(evidence),
         ]
     return [
+        *_data_warnings(evidence),
         *_lowest(evidence, frame),
         *_methods(evidence, frame),
         *_free_mixtures(evidence),
         *_overheads(frame),
         *_problems(evidence),
     ]
+
+
+def _data_warnings(evidence: Evidence) -> list[Statement]:
+    """Repeat in one sentence that the data cannot answer the question, before any result."""
+    looks = {"random": "like noise", "alike": "like each other"}
+    loud = [
+        f"{entry['domain']} ({looks.get(entry['code'], entry['code'])})"
+        for entry in evidence.header.get("warnings") or []
+        if entry.get("loud")
+    ]
+    if not loud:
+        return []
+    text = f"Rebalancing cannot work on {'; '.join(loud)}: see the warnings on the data."
+    return [Statement("warning", text)]
 
 
 def _lowest(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:

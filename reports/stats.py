@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-ALPHA = 0.05
-"""Level of the family of confirmatory comparisons."""
+from reports.power import ALPHA, seeds_needed, smallest_p
+
 _MAX_EXACT = 40  # two halves of 2^20 sums each: a second and 16 MB
 
 
@@ -115,16 +115,6 @@ def _signed_sums(values: np.ndarray) -> np.ndarray:
     for value in values:
         sums = np.concatenate([sums - value, sums + value])
     return sums
-
-
-def smallest_p(num_pairs: int) -> float:
-    """Return the smallest two-sided sign-flip p that `num_pairs` pairs can reach."""
-    return min(1.0, 2.0 ** (1 - num_pairs))
-
-
-def seeds_needed(family: int) -> int:
-    """Return the fewest paired seeds with which a family of this size can reach a verdict."""
-    return math.ceil(1 + math.log2(max(family, 1) / ALPHA))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -21,14 +21,23 @@ import numpy as np
 from harness.corpus import store
 from harness.corpus.documents import SPLITS, Document, Placed, in_hash_order
 from harness.corpus.near_duplicates import survivors
+from harness.corpus.ready_tokenizer import Ready, read_ready
 from harness.corpus.sources import Source
 from harness.corpus.splitting import cap, refuse_empty, split
-from harness.corpus.tokenizer import END_OF_TEXT_ID, bytes_per_token, encode, train_bpe
+from harness.corpus.texture import text_facts
+from harness.corpus.tokenizer import (
+    END_OF_TEXT_ID,
+    bytes_per_token,
+    encode,
+    encode_with_bytes,
+    num_tokens,
+    train_bpe,
+)
 from harness.errors import SpecError
-from harness.spec import Corpus, PackageDomain
+from harness.spec import Corpus, SyntheticDomain
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from numpy.typing import NDArray
 
 WIDEST_UINT16 = 65_535
 
@@ -48,23 +57,22 @@ def build(
         placed += documents
     progress(f"corpus: comparing {len(placed):,} documents")
     kept = _without_duplicates(placed, spec, domains)
-    texts = [p.document.text for p in kept if p.split == "train" and domains[p.domain]["train"]]
-    progress(f"corpus: training a tokenizer on {len(texts):,} documents")
-    tokenizer = train_bpe(texts, spec.tokenizer.vocab_size)
+    ready = _tokenizer(kept, spec, domains, progress)
     progress(f"corpus: encoding {len(kept):,} documents")
-    tokenizer_json = tokenizer.to_str().encode()
+    tokenizer_json = ready.tokenizer.to_str().encode()
     _write(folder / store.TOKENIZER, tokenizer_json)
-    _save(folder / store.TOKEN_BYTES, bytes_per_token(tokenizer))
-    _write_streams(kept, tokenizer, domains, folder)
+    _write_streams(kept, ready, spec.tokenizer.kind == "bpe", domains, folder)
     manifest = {
         **identity,
         "tokenizer": {
-            "vocab_size": tokenizer.get_vocab_size(),
-            "end_of_text": END_OF_TEXT_ID,
+            "vocab_size": num_tokens(ready.tokenizer),
+            "end_of_text": ready.end_of_text,
+            "mask": ready.mask,
             "sha256": sha256(tokenizer_json).hexdigest(),
         },
         "near_duplicate": spec.splits.near_duplicate,
         "domains": domains,
+        "text": text_facts(kept, list(domains), folder),
     }
     _write(folder / store.MANIFEST, json.dumps(manifest, indent=1).encode())
     sync_folder(folder)
@@ -92,7 +100,10 @@ def _read(name: str, spec: Corpus, source: Source) -> tuple[list[Placed], Facts]
         raise SpecError(f"domains.{name}: {error}; reinstall {source.fingerprint}") from error
     if not documents:
         raise SpecError(f"domains.{name}: no text found; reinstall {source.fingerprint}")
-    kept = cap(documents, domain.max_bytes if isinstance(domain, PackageDomain) else None)
+    whole = [document for document in documents if _says_something(document)]
+    if not whole:
+        raise SpecError(f"domains.{name}: all {len(documents)} documents are blank; give it text")
+    kept = cap(whole, None if isinstance(domain, SyntheticDomain) else domain.max_bytes)
     placement = split(name, kept, spec.splits)
     package, _, version = source.fingerprint.partition("==")
     facts = {
@@ -102,13 +113,21 @@ def _read(name: str, spec: Corpus, source: Source) -> tuple[list[Placed], Facts]
         "package": package if version else None,
         "version": version or None,
         "license": source.license,
+        **source.facts,
+        "loss": "answer" if any(document.prompt_chars for document in kept) else "all",
         "documents_read": len(documents),
+        "documents_blank": len(documents) - len(whole),
         "documents_kept": len(kept),
         "bytes_kept": sum(document.num_bytes for document in kept),
         "sha256": _digest(kept),
         "split_unit": placement.unit,
     }
     return placement.documents, facts
+
+
+def _says_something(document: Document) -> bool:
+    """Tell whether there is anything to predict but white space."""
+    return bool(document.text[document.prompt_chars :].strip())
 
 
 def _digest(documents: list[Document]) -> str:
@@ -123,15 +142,18 @@ def _without_duplicates(
     placed: list[Placed], spec: Corpus, domains: dict[str, Facts]
 ) -> list[Placed]:
     verdicts = survivors(placed, spec.splits.near_duplicate)
-    removed = Counter((p.domain, p.split, v) for p, v in zip(placed, verdicts, strict=True) if v)
+    gone = [(p, v) for p, v in zip(placed, verdicts, strict=True) if v is not None]
+    removed = Counter((p.domain, p.split, v.kind) for p, v in gone)
+    twins = Counter((p.domain, placed[v.twin].domain) for p, v in gone)
     kept = [p for p, verdict in zip(placed, verdicts, strict=True) if verdict is None]
     for name, facts in domains.items():
         facts["removed"] = {
             split_name: {kind: removed[name, split_name, kind] for kind in ("exact", "near")}
             for split_name in SPLITS
         }
+        facts["copies_of"] = {twin: n for (one, twin), n in twins.most_common() if one == name}
         _refuse_losses(name, facts, spec)
-        refuse_empty(name, [p for p in kept if p.domain == name])
+        refuse_empty(name, [p for p in kept if p.domain == name], trained=facts["train"])
     return kept
 
 
@@ -142,37 +164,98 @@ def _refuse_losses(name: str, facts: Facts, spec: Corpus) -> None:
     if exact + near > limit * total:
         raise SpecError(
             f"domains.{name}: {exact + near} of {total} documents repeat others ({exact} exactly, "
-            f"{near} nearly), more than splits.max_removed = {limit}; remove the copies from the "
-            "data, or drop a domain that repeats another, or raise splits.max_removed"
+            f"{near} nearly), {_whose(facts)}, more than splits.max_removed = {limit}; remove the "
+            "copies, or the domain, or raise splits.max_removed"
         )
 
 
+def _whose(facts: Facts) -> str:
+    return "of " + ", ".join(f"domains.{twin} {n:,}" for twin, n in facts["copies_of"].items())
+
+
+def _tokenizer(
+    kept: list[Placed], spec: Corpus, domains: dict[str, Facts], progress: Progress
+) -> Ready:
+    if spec.tokenizer.source is not None:
+        return read_ready(Path(spec.tokenizer.source))
+    texts = [p.document.text for p in kept if p.split == "train" and domains[p.domain]["train"]]
+    progress(f"corpus: training a tokenizer on {len(texts):,} documents")
+    return Ready(train_bpe(texts, spec.tokenizer.vocab_size), END_OF_TEXT_ID, None)
+
+
 def _write_streams(
-    kept: list[Placed], tokenizer: Tokenizer, domains: dict[str, Facts], folder: Path
+    kept: list[Placed], ready: Ready, exact: bool, domains: dict[str, Facts], folder: Path
 ) -> None:
-    dtype = np.uint32 if tokenizer.get_vocab_size() > WIDEST_UINT16 else np.uint16
+    """Write tokens, document starts and, where losses are reported, the bytes of each token.
+
+    `exact`: every token of the tokenizer stands for a known number of bytes.
+    """
+    dtype = np.uint32 if num_tokens(ready.tokenizer) > WIDEST_UINT16 else np.uint16
+    token_bytes = bytes_per_token(ready.tokenizer) if exact else None
     lines: list[str] = []
     for name, facts in domains.items():
         facts["splits"] = {}
         for split_name in SPLITS:
             here = (name, split_name)
             documents = in_hash_order([p.document for p in kept if (p.domain, p.split) == here])
-            encoded = encode(tokenizer, [document.text for document in documents])
+            with_bytes = split_name in store.WITH_BYTES
+            asked = with_bytes and token_bytes is None
+            encoded, prompts, spans = _encode(ready, documents, asked)
             sizes = np.array([len(tokens) + 1 for tokens in encoded], np.int64)
-            stream = np.full(sizes.sum(), END_OF_TEXT_ID, dtype)
+            stream = np.full(sizes.sum(), ready.end_of_text, dtype)
             starts = np.cumsum(sizes) - sizes
             for start, tokens in zip(starts, encoded, strict=True):
                 stream[start : start + len(tokens)] = tokens
+            if with_bytes:
+                counts = spans if token_bytes is None else token_bytes[stream]
+                _save(folder / store.bytes_file(*here), _narrow(counts))
             _save(folder / store.tokens_file(*here), stream)
             _save(folder / store.starts_file(*here), starts)
+            if facts["loss"] == "answer":
+                mask = np.ones(len(stream), np.bool_)
+                for start, length in zip(starts, prompts, strict=True):
+                    mask[start : start + length] = False
+                _save(folder / store.mask_file(*here), mask)
             facts["splits"][split_name] = {
                 "documents": len(documents),
                 "groups": len({document.group for document in documents}),
                 "tokens": len(stream),
+                "targets": len(stream) - sum(prompts),
                 "bytes": sum(document.num_bytes for document in documents),
             }
             lines += _lines(name, split_name, documents, sizes.tolist())
     _write(folder / store.DOCUMENTS, "".join(lines).encode())
+
+
+def _encode(
+    ready: Ready, documents: list[Document], with_bytes: bool
+) -> tuple[list[NDArray[np.int64]], list[int], NDArray[np.int64]]:
+    """Return the tokens of each document, how many are its prompt, and all bytes, if asked.
+
+    A prompt is encoded apart, so that no token straddles the border to what is predicted. Bytes
+    are by position, end of text included: what tokens of a prompt do not account for is counted
+    at the first one after it.
+    """
+    parts = (
+        [d.text[: d.prompt_chars] for d in documents],
+        [d.text[d.prompt_chars :] for d in documents],
+    )
+    if with_bytes:
+        (prompts, before), (rests, after) = (encode_with_bytes(ready.tokenizer, p) for p in parts)
+        for spans, rest in zip(before, after, strict=True):
+            rest[0] += spans[-1]
+        pairs = zip((spans[:-1] for spans in before), after, strict=True)
+        spans = np.concatenate([part for pair in pairs for part in pair])
+    else:
+        prompts, rests = (encode(ready.tokenizer, part) for part in parts)
+        spans = np.zeros(0, np.int64)
+    joined = [np.concatenate(pair) for pair in zip(prompts, rests, strict=True)]
+    return joined, [len(prompt) for prompt in prompts], spans
+
+
+def _narrow(counts: NDArray[Any]) -> NDArray[Any]:
+    # more than 65,535 bytes between two tokens: a tokenizer that drops white space met a lot of it
+    return counts.astype(np.uint32 if counts.max(initial=0) > WIDEST_UINT16 else np.uint16)
 
 
 def _lines(

@@ -25,6 +25,10 @@ class Document:
     """Where it comes from; unique in its domain."""
     group: str
     text: str
+    split: str | None = None
+    """The ready split that its source declares; None where we are to choose."""
+    prompt_chars: int = 0
+    """So many characters at its beginning are read and not predicted."""
     num_bytes: int = field(init=False)
     sha256: str = field(init=False)
 

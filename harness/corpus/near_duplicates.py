@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -37,24 +37,34 @@ CHUNK = 1 << 14  # shingles per MinHash update: 128 x 16,384 x 4 bytes = 8 MB at
 MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: odd, with well spread bits
 
 
-def survivors(placed: Sequence[Placed], threshold: float) -> list[str | None]:
-    """Return None for each document that stays, else `exact` or `near`: why it goes.
+class Removal(NamedTuple):
+    """Why a document goes."""
+
+    kind: str
+    """`exact` or `near`."""
+    twin: int
+    """Index of the document that stays in its place."""
+
+
+def survivors(placed: Sequence[Placed], threshold: float) -> list[Removal | None]:
+    """Return None for each document that stays, else why it goes.
 
     The order of `placed` decides between equals of one split: the first stays.
     """
-    verdicts: list[str | None] = [None] * len(placed)
+    verdicts: list[Removal | None] = [None] * len(placed)
     texts: dict[str, int] = {}
     by_strictness = sorted(
         range(len(placed)), key=lambda i: (STRICTEST_FIRST.index(placed[i].split), i)
     )
     for i in by_strictness:
-        if texts.setdefault(placed[i].document.sha256, i) != i:
-            verdicts[i] = "exact"
+        first = texts.setdefault(placed[i].document.sha256, i)
+        if first != i:
+            verdicts[i] = Removal("exact", first)
     distinct = list(texts.values())
     roots = clusters([placed[i].document.text for i in distinct], threshold)
     for i, root in zip(distinct, roots, strict=True):
         if distinct[root] != i:
-            verdicts[i] = "near"
+            verdicts[i] = Removal("near", distinct[root])
     return verdicts
 
 

@@ -1,9 +1,10 @@
 """One corpus, one folder, named by its content: found if it exists, else built.
 
-The id covers the spec of the corpus, the version of every source and of the libraries that shape
-the result. A folder appears whole, by a rename, or not at all; a lock makes a second builder wait
-for the first, and whatever a killed builder left behind is removed under it. The code that reads
-text is imported only where there is something to build: opening a finished corpus must stay cheap.
+The id covers the spec of the corpus, the version or content of every source and the versions of the
+libraries that shape the result, but no path: equal text is one corpus wherever its files lie. A
+folder appears whole, by a rename, or not at all; a lock makes a second builder wait for the first,
+and whatever a killed builder left behind is removed under it. The code that reads text is imported
+only where there is something to build: opening a finished corpus must stay cheap.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from harness.corpus.sources import Source, find_source
 from harness.corpus.store import MANIFEST, TokenStore, read_store
+from harness.errors import SpecError
+from harness.hashes import ContentHashes
 from harness.identity import digest
-from harness.spec import Corpus
+from harness.pretrained import fingerprint_tokenizer
+from harness.spec import Corpus, FilesDomain
 
-FORMAT = 2  # of the folder and of what leads to it; raise it whenever equal specs give new bytes
+FORMAT = 3  # of the folder and of what leads to it; raise it whenever equal specs give new bytes
 LIBRARIES = ("tokenizers", "datasketch")  # a new version may learn or compare differently
 
 
@@ -31,20 +33,23 @@ def _silent(message: str) -> None:
 
 
 def fingerprint(spec: Corpus) -> dict[str, str]:
-    """Return what each domain's text comes from, as `package==version`; no text is read."""
+    """Return what stands for each domain's text: `package==version`, or a hash of its files."""
     return {name: source.fingerprint for name, source in _sources(spec).items()}
 
 
-def corpus_id(spec: Corpus) -> str:
-    """Return the id that the corpus has or would have; no text is read."""
-    return str(_identity(spec, _sources(spec))["id"])
+def corpus_id(spec: Corpus, folder: Path | None = None) -> str:
+    """Return the id that the corpus has or would have; no text is read, files are hashed.
+
+    `folder` is where corpora lie: hashes of large files are remembered there.
+    """
+    return str(_identity(spec, _sources(spec, folder))["id"])
 
 
 def open_corpus(
     spec: Corpus, folder: Path, progress: Callable[[str], None] = _silent
 ) -> TokenStore:
     """Open the corpus under `folder`, after building it if this is its first use."""
-    sources = _sources(spec)
+    sources = _sources(spec, folder)
     identity = _identity(spec, sources)
     final = folder / identity["id"]
     if not (final / MANIFEST).exists():
@@ -52,8 +57,30 @@ def open_corpus(
     return read_store(final)
 
 
-def _sources(spec: Corpus) -> dict[str, Source]:
-    return {name: find_source(name, domain) for name, domain in sorted(spec.domains.items())}
+def _sources(spec: Corpus, folder: Path | None = None) -> dict[str, Source]:
+    hashes = ContentHashes(folder)
+    sources = {
+        name: find_source(name, domain, hashes) for name, domain in sorted(spec.domains.items())
+    }
+    hashes.save()
+    _refuse_twins(spec, sources)
+    return sources
+
+
+def _refuse_twins(spec: Corpus, sources: Mapping[str, Source]) -> None:
+    """Refuse two domains that read the same text in the same way."""
+    met: dict[str, str] = {}
+    for name, source in sources.items():
+        if spec.domains[name].kind not in ("files", "hub"):
+            continue  # a synthetic domain's text depends on its name; packages are compared whole
+        texts = {key: value for key, value in source.facts.items() if key != "normalize"}
+        other = met.setdefault(digest({"source": source.fingerprint, **texts}), name)
+        if other != name:
+            key = "paths" if isinstance(spec.domains[name], FilesDomain) else "dataset"
+            raise SpecError(
+                f"domains.{name}.{key}: reads the same text as domains.{other} "
+                f"({source.fingerprint}); remove one of the two"
+            )
 
 
 def _identity(spec: Corpus, sources: Mapping[str, Source]) -> dict[str, Any]:
@@ -61,9 +88,10 @@ def _identity(spec: Corpus, sources: Mapping[str, Source]) -> dict[str, Any]:
         "format": FORMAT,
         "libraries": {library: version(library) for library in LIBRARIES},
         "sources": {name: source.fingerprint for name, source in sources.items()},
-        "spec": TypeAdapter(Corpus).dump_python(spec, mode="json"),
+        "spec": spec.identity,
     }
-    facts["spec"]["domains"] = dict(sorted(facts["spec"]["domains"].items()))
+    if spec.tokenizer.source is not None:  # what it holds counts, not where it lies
+        facts["tokenizer"] = fingerprint_tokenizer(Path(spec.tokenizer.source))
     return {"id": digest(facts), **facts}
 
 

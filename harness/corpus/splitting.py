@@ -4,6 +4,9 @@ Whole groups go to one split, by size: in keyed-hash order, each to the split th
 its target, among those that the group does not overfill. Where a domain has too few groups for
 that, its documents are the groups, and the manifest says so. The price of groups: the splits of a
 domain are less alike than a random sample would be, as new data always are.
+
+Ready splits stay as their source declares them, and one that lacks is cut from ready training text,
+never from text that others hold out.
 """
 
 from __future__ import annotations
@@ -25,16 +28,30 @@ class Placement(NamedTuple):
 
     documents: list[Placed]
     unit: str
-    """`group`, or `document` where groups were too few or too uneven."""
+    """`group`, or `document` where groups were too few or too uneven, or `ready split`."""
 
 
 def cap(documents: list[Document], max_bytes: int | None) -> list[Document]:
     """Keep groups in keyed-hash order up to `max_bytes`, none with more than a 24th of it.
 
     What lies beyond a group's share is taken last, so that four splits always find enough groups.
+    Ready splits keep their proportions.
     """
-    if max_bytes is None or sum(document.num_bytes for document in documents) <= max_bytes:
+    total = sum(document.num_bytes for document in documents)
+    if max_bytes is None or total <= max_bytes:
         return documents
+    parts: dict[str, list[Document]] = {}
+    for document in documents:
+        parts.setdefault(document.split or "", []).append(document)
+    sizes = {key: sum(document.num_bytes for document in part) for key, part in parts.items()}
+    return [
+        document
+        for key, part in parts.items()
+        for document in _cap(part, max_bytes * sizes[key] // total)
+    ]
+
+
+def _cap(documents: list[Document], max_bytes: int) -> list[Document]:
     ranked: list[tuple[bool, bytes, int, Document]] = []
     for group, members in _groups(documents).items():
         size = 0
@@ -54,27 +71,66 @@ def cap(documents: list[Document], max_bytes: int | None) -> list[Document]:
 def split(domain: str, documents: list[Document], shares: Splits) -> Placement:
     """Assign every document to train, probe, tuning or held-out."""
     targets = {"probe": shares.probe, "tuning": shares.tuning, "heldout": shares.heldout}
+    ready = {document.split for document in documents} - {None}
+    if ready:
+        return _split_ready(domain, documents, {k: v for k, v in targets.items() if k not in ready})
+    placement = _cut(domain, documents, targets)
+    refuse_empty(domain, placement.documents)
+    return placement
+
+
+def _split_ready(domain: str, documents: list[Document], lacking: dict[str, float]) -> Placement:
+    """Keep ready splits, and cut those that lack from ready training text."""
+    _refuse_torn_groups(domain, documents)
+    kept = [Placed(domain, d.split, d) for d in documents if d.split not in (None, "train")]
+    source = [document for document in documents if document.split == "train"]
+    if lacking and not source:
+        raise SpecError(
+            f"domains.{domain}.splits: {' and '.join(lacking)} lack, and there is no train to cut "
+            "them from; add them, or train"
+        )
+    if not lacking:
+        kept += [Placed(domain, "train", document) for document in source]
+        return Placement(kept, "ready split")
+    placed, unit = _cut(domain, source, lacking)
+    refuse_empty(domain, kept + placed)
+    return Placement(kept + placed, unit)
+
+
+def _refuse_torn_groups(domain: str, documents: list[Document]) -> None:
+    first: dict[str, Document] = {}
+    for document in documents:
+        other = first.setdefault(document.group, document)
+        if other.split != document.split:
+            raise SpecError(
+                f"domains.{domain}.group: {document.group[:60]!r} is in the ready splits "
+                f"{other.split} ({other.name}) and {document.split} ({document.name}); groups stay "
+                "together, so move its rows, or drop group"
+            )
+
+
+def _cut(domain: str, documents: list[Document], targets: dict[str, float]) -> Placement:
+    """Assign every document to train or to a split of `targets`, shares of the whole."""
     groups = _groups(documents)
     unit = "group"
     places = _assign_evenly(groups, targets) if len(groups) >= MIN_GROUPS else None
     if places is None:
         unit = "document"
         groups = {document.name: [document] for document in in_hash_order(documents)}
-        places = _assign_evenly(groups, targets) or _deal(list(groups))
+        places = _assign_evenly(groups, targets) or _deal(list(groups), targets)
     placed = [
         Placed(domain, places[key], document)
         for key, members in groups.items()
         for document in members
     ]
-    refuse_empty(domain, placed)
     return Placement(placed, unit)
 
 
-def refuse_empty(domain: str, placed: list[Placed]) -> None:
-    """Raise a SpecError if a split of the domain has no document."""
+def refuse_empty(domain: str, placed: list[Placed], trained: bool = True) -> None:
+    """Raise a SpecError if a split of the domain has no document; only training needs `train`."""
     counts = {name: sum(entry.split == name for entry in placed) for name in SPLITS}
     for name, count in counts.items():
-        if count == 0:
+        if count == 0 and (trained or name != "train"):
             found = ", ".join(f"{key} {value}" for key, value in counts.items())
             raise SpecError(
                 f"domains.{domain}: no document is left for its {name} split ({found}); "
@@ -100,21 +156,22 @@ def _assign_evenly(
     targets["train"] = total - sum(targets.values())
     for largest in LARGEST_SHARES:
         places = _assign(sizes, targets, largest)
-        filled = {name: sum(sizes[k] for k, at in places.items() if at == name) for name in SPLITS}
-        if all(filled[name] >= targets[name] / 2 and filled[name] for name in SPLITS):
+        filled = {name: sum(sizes[k] for k, at in places.items() if at == name) for name in targets}
+        if all(filled[name] >= targets[name] / 2 and filled[name] for name in targets):
             return places
     return None
 
 
 def _assign(sizes: dict[str, int], targets: dict[str, float], largest: float) -> dict[str, str]:
-    filled = dict.fromkeys(SPLITS, 0)
+    names = [name for name in SPLITS if name in targets]
+    filled = dict.fromkeys(names, 0)
     places = {}
     for key, size in sizes.items():
         # Half of a group may lie beyond the target: the split then ends closer to it with the
         # group than without. Training takes what fits nowhere.
         fitting = [
             name
-            for name in SPLITS
+            for name in names
             if size <= 2 * (targets[name] - filled[name])
             and (name == "train" or size <= largest * targets[name])
         ]
@@ -126,7 +183,7 @@ def _assign(sizes: dict[str, int], targets: dict[str, float], largest: float) ->
     return places
 
 
-def _deal(keys: list[str]) -> dict[str, str]:
+def _deal(keys: list[str], targets: dict[str, float]) -> dict[str, str]:
     """Give each split one document and training the rest, where there are only a few."""
-    firsts = ("train", "heldout", "probe", "tuning")
+    firsts = ["train", *(name for name in ("heldout", "probe", "tuning") if name in targets)]
     return {key: firsts[i] if i < len(firsts) else "train" for i, key in enumerate(keys)}

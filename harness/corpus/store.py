@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 DOCUMENTS = "documents.jsonl"
 TOKENIZER = "tokenizer.json"
-TOKEN_BYTES = "token_bytes.npy"
+WITH_BYTES = ("tuning", "heldout")  # splits that are reported in bits per byte
 
 
 def tokens_file(domain: str, split: str) -> str:
@@ -33,9 +33,19 @@ def tokens_file(domain: str, split: str) -> str:
     return f"{domain}.{split}.tokens.npy"
 
 
+def bytes_file(domain: str, split: str) -> str:
+    """Return the name of the file of the UTF-8 bytes that each token accounts for."""
+    return f"{domain}.{split}.bytes.npy"
+
+
 def starts_file(domain: str, split: str) -> str:
     """Return the name of the file that holds where a stream's documents start."""
     return f"{domain}.{split}.documents.npy"
+
+
+def mask_file(domain: str, split: str) -> str:
+    """Return the name of the file that tells which tokens of a stream count as targets."""
+    return f"{domain}.{split}.mask.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +58,19 @@ class TokenStore:
     domains: tuple[str, ...]
     """Those that are trained on, by name; then the others, by name."""
     trained: tuple[str, ...]
-    token_bytes: NDArray[np.int32]  # [vocab] UTF-8 bytes that a token stands for; specials: 0
+    mask_token: int | None
+    """The tokenizer's own; None where it has none, as a BPE trained here."""
     manifest: dict[str, Any] = field(repr=False)
     _streams: Mapping[tuple[str, str], NDArray[Any]] = field(repr=False)
+    _masks: Mapping[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict, repr=False)
 
     def stream(self, domain: str, split: str) -> NDArray[Any]:
         """Return the token ids of a domain's split, memory-mapped; it leads to no other split."""
         return self._streams[domain, split]
+
+    def mask(self, domain: str, split: str) -> NDArray[np.bool_] | None:
+        """Return which tokens of a stream count as targets; None where all of them do."""
+        return self._masks.get((domain, split))
 
     def num_rows(self, domain: str, split: str, tokens: int) -> int:
         """Return how many rows of `tokens` targets the stream holds."""
@@ -76,6 +92,11 @@ class TokenStore:
         rows: NDArray[np.int64] = self._streams[domain, split][window].astype(np.int64)
         return rows
 
+    def num_bytes(self, domain: str, split: str) -> NDArray[Any]:
+        """Return the UTF-8 bytes that each token of a tuning or held-out stream accounts for."""
+        path = self.folder / bytes_file(domain, split)
+        return _mapped(path, len(self._streams[domain, split]))
+
     def documents(self, domain: str, split: str) -> NDArray[np.int64]:
         """Return where each document starts in the stream, in tokens."""
         starts: NDArray[np.int64] = np.load(self.folder / starts_file(domain, split))
@@ -85,24 +106,33 @@ class TokenStore:
 def read_store(folder: Path) -> TokenStore:
     """Open a complete corpus folder."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    streams = {}
-    for domain in manifest["domains"]:
+    streams, masks = {}, {}
+    for domain, facts in manifest["domains"].items():
         for split in SPLITS:
-            path = folder / tokens_file(domain, split)
-            try:
-                stream = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-            except (OSError, ValueError) as error:
-                raise SpecError(f"{path}: unreadable ({error}); delete {folder}") from error
-            if len(stream) != manifest["domains"][domain]["splits"][split]["tokens"]:
-                raise SpecError(f"{path}: {len(stream)} tokens is damaged; delete {folder}")
-            streams[domain, split] = stream
+            size = facts["splits"][split]["tokens"]
+            streams[domain, split] = _mapped(folder / tokens_file(domain, split), size)
+            if facts.get("loss") == "answer":
+                masks[domain, split] = _mapped(folder / mask_file(domain, split), size)
     return TokenStore(
         id=manifest["id"],
         folder=folder,
         vocab_size=manifest["tokenizer"]["vocab_size"],
         domains=tuple(manifest["domains"]),
         trained=tuple(name for name, facts in manifest["domains"].items() if facts["train"]),
-        token_bytes=np.load(folder / TOKEN_BYTES, allow_pickle=False),
+        mask_token=manifest["tokenizer"]["mask"],
         manifest=manifest,
         _streams=streams,
+        _masks=masks,
     )
+
+
+def _mapped(path: Path, size: int) -> NDArray[Any]:
+    """Return the array in a file, memory-mapped, if it has `size` entries."""
+    try:
+        # an empty file cannot be mapped
+        array = np.asarray(np.load(path, mmap_mode="r" if size else None, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: unreadable ({error}); delete {path.parent}") from error
+    if len(array) != size:
+        raise SpecError(f"{path}: {len(array)} tokens is damaged; delete {path.parent}")
+    return array

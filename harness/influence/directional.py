@@ -48,6 +48,11 @@ def adam_scale(view: View) -> Direction:
     for name, parameter in view.model.named_parameters():
         group, moments = _group_of(view, parameter), view.optimizer.state.get(parameter, {})
         if "exp_avg_sq" not in moments:
+            if "betas" not in group:
+                kind = type(view.optimizer).__name__
+                raise ValueError(
+                    f"{kind} keeps no second moments; use AdamW, or preconditioner none"
+                )
             raise ValueError(f"{name} has no second moment yet; score after the first update")
         beta1, beta2 = group["betas"]
         taken = float(moments["step"])
@@ -83,9 +88,9 @@ def norm(tensors: Direction) -> float:
 
 
 def row_losses(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:
-    """Return each row's mean loss [N] float64 at parameters + eps * along."""
+    """Return each row's mean loss [N] float64 at parameters + eps * along; 0 if none counts."""
     losses = view.token_losses(rows, along=along, eps=eps).double()
-    return losses.sum(1) / rows.mask.sum(1)
+    return losses.sum(1) / rows.mask.sum(1).clamp(min=1)
 
 
 def score_rows(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:

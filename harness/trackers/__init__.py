@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-from harness.trackers.mirror import LOG_WARNING, Mirror, Tracker, Warn
-from harness.trackers.scalars import cost_scalars, flatten, scalars
-from harness.trackers.weights_and_biases import WandbTracker, open_wandb, resolve_wandb_mode
+from harness.trackers.mirror import Mirror, Tracker, Warn
+from harness.trackers.opening import open_trackers
+from harness.trackers.publish import publish_report
+from harness.trackers.scalars import cost_scalars, flatten, is_auxiliary, run_name, scalars
+from harness.trackers.tensorboard import TensorBoardTracker
+from harness.trackers.wandb_mode import (
+    UNREACHABLE,
+    WandbMode,
+    resolve_wandb_mode,
+    settle_wandb_mode,
+)
+from harness.trackers.weights_and_biases import WandbTracker
 
 __all__ = [
+    "UNREACHABLE",
     "Mirror",
+    "TensorBoardTracker",
     "Tracker",
+    "WandbMode",
     "WandbTracker",
+    "Warn",
     "cost_scalars",
     "flatten",
+    "is_auxiliary",
     "open_trackers",
+    "publish_report",
     "resolve_wandb_mode",
+    "run_name",
     "scalars",
+    "settle_wandb_mode",
 ]
-
-_OPENERS: dict[str, Callable[[Path, str | None, Warn], Tracker | None]] = {"wandb": open_wandb}
-
-
-def open_trackers(
-    names: Sequence[str],
-    out: Path,
-    wandb_mode: str | None = None,
-    warn: Warn = LOG_WARNING,
-) -> Mirror:
-    """Return a mirror of the named trackers; ValueError, before any work, where one cannot be."""
-    trackers: dict[str, Tracker] = {}
-    for name in names:
-        if name not in _OPENERS:
-            raise ValueError(f"trackers: {name!r} is unknown; use {', '.join(_OPENERS)} or none")
-        if (tracker := _OPENERS[name](out, wandb_mode, warn)) is not None:
-            trackers[name] = tracker
-    return Mirror(trackers, out, warn)

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,12 @@ class Tracker(Protocol):
     def finish(self, status: str, costs: Mapping[str, Any]) -> None:
         """Close the run with run.json's final `status` and `costs`."""
 
+    def report(self, group: str, report_id: str, files: Sequence[Path]) -> None:
+        """Show the report of ablation `group`; a tracker with no place for files does nothing.
+
+        `report_id` is 16 hexadecimal digits that change with the files' content. No run is open.
+        """
+
 
 class Mirror:
     """Hands every record to every tracker; a tracker that fails is dropped with one warning."""
@@ -51,11 +57,13 @@ class Mirror:
         *,
         start_seconds: float = 5.0,
         finish_seconds: float = 20.0,
+        report_seconds: float = 60.0,
     ) -> None:
-        """Mirror runs of `out`; the two limits are all the time a run can lose to trackers."""
+        """Mirror runs of `out`; a run can lose the first two limits to trackers, no more."""
         self._trackers = dict(trackers)
         self._out, self._warn = out, warn
         self._start_seconds, self._finish_seconds = start_seconds, finish_seconds
+        self._report_seconds = report_seconds
         self._lanes: list[_Lane] = []
         self._run_id = ""
 
@@ -72,17 +80,10 @@ class Mirror:
         """Close the run; a finished run is marked, so that it is mirrored once."""
         for lane in self._lanes:
             lane.put("finish", status, costs)
-        deadline = time.monotonic() + self._finish_seconds
-        for lane in self._lanes:
-            left = max(0.0, deadline - time.monotonic())
-            if not lane.broken and not lane.done.wait(left):
-                lane.drop(f"did not finish within {self._finish_seconds:g} s")
-            if lane.broken:
-                self._trackers.pop(lane.name, None)
-            elif status == "finished" and self._out is not None:
+        for name in self._close(self._finish_seconds):
+            if status == "finished" and self._out is not None:
                 with suppress(OSError):  # no marker: mirrored twice, which loses nothing
-                    _marker(self._out / "runs" / self._run_id, lane.name).touch()
-        self._lanes = []
+                    _marker(self._out / "runs" / self._run_id, name).touch()
 
     def replay(self, run_dir: Path, group: str, label: str) -> None:
         """Mirror a run found on disk, unless it has been or is not finished."""
@@ -94,6 +95,26 @@ class Mirror:
         for record in read_records(run_dir / RECORDS):
             self.log(record, patience=self._finish_seconds)
         self.finish(header["status"], header["costs"])
+
+    def report(self, group: str, report_id: str, files: Sequence[Path]) -> list[str]:
+        """Hand a report to every tracker; return the names of those that took it."""
+        self._lanes = [_Lane(name, t, self._warn) for name, t in self._trackers.items()]
+        for lane in self._lanes:
+            lane.put("report", group, report_id, files)
+        return self._close(self._report_seconds)
+
+    def _close(self, seconds: float) -> list[str]:
+        """Wait for every lane's last call, drop the trackers that fail; return the others."""
+        deadline = time.monotonic() + seconds
+        for lane in self._lanes:
+            left = max(0.0, deadline - time.monotonic())
+            if not lane.broken and not lane.done.wait(left):
+                lane.drop(f"did not finish within {seconds:g} s")
+            if lane.broken:
+                self._trackers.pop(lane.name, None)
+        done = [lane.name for lane in self._lanes if not lane.broken]
+        self._lanes = []
+        return done
 
     def _open(self, names: list[str], header: Mapping[str, Any], group: str, label: str) -> None:
         self._run_id = header["run_id"]
@@ -136,7 +157,7 @@ class _Lane:
 
     def _work(self) -> None:
         method = ""
-        while method != "finish" and not self.broken:
+        while method not in ("finish", "report") and not self.broken:
             method, call = self._calls.get()
             try:
                 call()

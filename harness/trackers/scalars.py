@@ -7,7 +7,10 @@ from typing import Any
 
 
 def scalars(record: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of one record under the names that every tracker shows."""
+    """Return the numbers of one record under the names that every tracker shows.
+
+    `tokens`, the axis of all of them, is always there but for records without numbers.
+    """
     names = (header["domains"], header["probe_domains"])
     if record["kind"] == "eval":
         units = ("bits_per_byte", "nats_per_token")
@@ -21,7 +24,7 @@ def scalars(record: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, f
         found |= _numbers("weights", record["weights"], names)
     else:
         return {}
-    return found | ({"tokens": record["tokens"]} if "tokens" in record else {})
+    return {"tokens": record["step"] * header["tokens_per_step"], **found}
 
 
 def cost_scalars(costs: Mapping[str, Any]) -> dict[str, float]:
@@ -37,6 +40,17 @@ def cost_scalars(costs: Mapping[str, Any]) -> dict[str, float]:
             if train:
                 found[f"overhead/share_of_train_{unit}"] = mixer / train
     return found
+
+
+def is_auxiliary(header: Mapping[str, Any]) -> bool:
+    """Return whether a run was made for another one, such as a proxy run."""
+    return header["spec"].get("evaluation") is None
+
+
+def run_name(header: Mapping[str, Any], label: str) -> str:
+    """Return what a run is called: its arm and its seed."""
+    seed = header["spec"].get("seed")
+    return label if seed is None else f"{label}-seed{seed}"
 
 
 def _numbers(prefix: str, value: Any, names: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -7,28 +7,31 @@ it is imported; without a credential or a reachable server it writes to OUT/wand
 
 from __future__ import annotations
 
+import csv
 import importlib.util
-import netrc
 import os
-from collections.abc import Iterator, Mapping
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
 from harness.trackers.mirror import LOG_WARNING, Tracker, Warn, first_line
-from harness.trackers.scalars import cost_scalars, flatten, scalars
+from harness.trackers.scalars import cost_scalars, flatten, is_auxiliary, run_name, scalars
+from harness.trackers.wandb_mode import UNREACHABLE, WandbMode
 
-WandbMode = Literal["online", "offline", "disabled"]
-
-# W&B's server moved; either name may be in an older netrc file.
-_WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
-_WANDB_MODES: dict[str, WandbMode] = {
-    "online": "online",
-    "offline": "offline",
-    "disabled": "disabled",
-    "run": "online",  # the SDK's older words, still accepted in WANDB_MODE
-    "dryrun": "offline",
+# What is shown over tokens, and what of it a table of runs shows. One pattern must not match a
+# name of another: which of two the SDK would follow is left to chance. Sweeps read the last tuning
+# loss as a plain number. The minimum of a held-out loss is to look at; reports use the last.
+_FAMILIES = {
+    "heldout": "last,min",
+    "tuning": None,
+    "train": None,
+    "weights": None,
+    "notes": None,
+    "overhead": None,
 }
 
 
@@ -38,18 +41,19 @@ class WandbTracker:
     def __init__(
         self,
         out: Path,
-        mode: Literal["online", "offline"],
+        mode: WandbMode,
         warn: Warn = LOG_WARNING,
         *,
         every: int = 10,
         init_seconds: float = 12.0,
+        sync_seconds: float = 40.0,
     ) -> None:
         """Log training numbers every `every` steps; evaluations, notes and the last step always.
 
         A row costs the process about 0.4 ms, which a step of a nano model would feel.
         """
         self._out, self._mode, self._warn = out.resolve(), mode, warn
-        self._every, self._init_seconds = every, init_seconds
+        self._every, self._init_seconds, self._sync_seconds = every, init_seconds, sync_seconds
         self._run: Any = None
         self._header: Mapping[str, Any] = {}
         self._row: dict[str, float] = {}
@@ -58,17 +62,18 @@ class WandbTracker:
     def start(self, header: Mapping[str, Any], group: str, label: str) -> None:
         """Open a W&B run; where the server cannot be reached, offline, then and from then on."""
         self._header, self._row, self._step, self._is_due = header, {}, 0, False
-        if self._mode == "online":
-            try:
-                with _service_ends_on_error():
-                    self._run = self._init(header, group, label)
-            except Exception as error:
-                self._warn(f"W&B is not reachable ({first_line(error)}); writing offline instead")
-                self._mode = "offline"
-        if self._mode == "offline":
-            self._run = self._init(header, group, label)
-        self._run.define_metric("tokens")
-        self._run.define_metric("*", step_metric="tokens")
+        spec = header["spec"]
+        facts = {k: v for k, v in header.items() if k not in ("spec", "costs", "status", "reason")}
+        self._open(
+            id=header["run_id"],
+            group=group,
+            name=run_name(header, label),
+            job_type="auxiliary" if is_auxiliary(header) else label,
+            config=flatten({**facts, **spec, "ablation": group, "arm": label}),
+        )
+        self._run.define_metric("tokens", hidden=True)
+        for family, summary in _FAMILIES.items():
+            self._run.define_metric(f"{family}/*", step_metric="tokens", summary=summary)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Gather the records of one step; they become one row when the next step begins."""
@@ -82,16 +87,45 @@ class WandbTracker:
     def finish(self, status: str, costs: Mapping[str, Any]) -> None:
         """Log the last row whatever its step, put costs into the summary, close the run."""
         with _service_ends_on_error():
+            found = cost_scalars(costs)
+            self._row |= {
+                name: number for name, number in found.items() if name.startswith("overhead/")
+            }
             self._flush(True)
-            self._run.summary.update({"status": status, **cost_scalars(costs)})
-            try:
-                self._run.finish(exit_code=0 if status == "finished" else 1)
-            except TimeoutError:
-                folder = Path(self._run.dir).parent
-                self._warn(
-                    f"W&B has not taken all of a run yet; to complete it: wandb sync {folder}"
-                )
-                self._mode = "offline"
+            self._run.summary.update({"status": status, **found})
+            self._end(0 if status == "finished" else 1)
+
+    def report(self, group: str, report_id: str, files: Sequence[Path]) -> None:
+        """Write a run for the report alone: files as an artifact, pages and tables as media.
+
+        It is written offline and synced by a process that can be ended: for some questions about
+        an artifact the SDK would wait for minutes on a server that has fallen silent.
+        """
+        online, self._mode = self._mode == "online", "offline"
+        self._open(
+            id=report_id,
+            group=group,
+            name=f"{group}-report",
+            job_type="report",
+            config={"ablation": group},
+        )
+        import wandb
+
+        with _service_ends_on_error():
+            artifact = wandb.Artifact(f"{group}-report", type="report")
+            shown: dict[str, Any] = {}
+            for path in files:
+                artifact.add_file(str(path), name=path.name)
+                if path.suffix == ".html":
+                    shown[path.stem] = wandb.Html(str(path), inject=False)
+                elif path.suffix == ".csv":
+                    shown[path.stem] = _as_table(path)
+            self._run.log_artifact(artifact)
+            self._run.log(shown)
+            self._end(0)
+        folder = Path(self._run.dir).parent
+        if online and not _sync(folder, self._sync_seconds):
+            self._warn(f"W&B has not taken the report; to complete it: wandb sync {folder}")
 
     def _flush(self, is_due: bool) -> None:
         if self._row and is_due:
@@ -99,7 +133,20 @@ class WandbTracker:
             self._run.log(self._row, step=self._step)
         self._row, self._is_due = {}, False
 
-    def _init(self, header: Mapping[str, Any], group: str, label: str) -> Any:
+    def _open(self, **run: Any) -> None:
+        if self._mode == "online":
+            try:
+                with _service_ends_on_error():
+                    self._run = self._init(run)
+            except Exception as error:
+                reason = first_line(error)
+                what = "W&B knows no key" if "API key" in reason else UNREACHABLE
+                self._warn(f"{what} ({reason}); writing offline instead")
+                self._mode = "offline"
+        if self._mode == "offline":
+            self._run = self._init(run)
+
+    def _init(self, run: Mapping[str, Any]) -> Any:
         _confine_wandb(self._out / "wandb")
         import wandb
 
@@ -113,26 +160,64 @@ class WandbTracker:
             console="off",
             silent=True,  # also what forbids the SDK to prompt, on a terminal too
             symlink=False,  # `latest-run` would be fought over by parallel runs
-            disable_git=True,  # run.json has the commit, and is part of the config below
+            disable_git=True,  # run.json has the commit, and is part of the config
             x_disable_stats=True,
             x_disable_meta=True,
             x_save_requirements=False,
         )
-        spec = header["spec"]
-        facts = {k: v for k, v in header.items() if k not in ("spec", "costs", "status", "reason")}
         wandb.setup(settings=settings)  # the SDK logs in before it reads what init is given
-        run = wandb.init(
+        opened = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "steelyard"),
-            id=header["run_id"],
-            group=group,
-            name=f"{label}-seed{spec['seed']}" if "seed" in spec else label,
-            job_type="auxiliary" if spec.get("evaluation") is None else label,
-            config=flatten({**facts, **spec, "ablation": group, "arm": label}),
             resume="allow" if self._mode == "online" else None,
             settings=settings,
+            **run,
         )
         os.environ.pop("WANDB_SERVICE", None)  # child processes must not share our service
-        return run
+        return opened
+
+    def _end(self, exit_code: int) -> None:
+        try:
+            self._run.finish(exit_code=exit_code)
+        except TimeoutError:
+            folder = Path(self._run.dir).parent
+            self._warn(f"W&B has not taken all of a run yet; to complete it: wandb sync {folder}")
+            self._mode = "offline"
+
+
+def _sync(folder: Path, seconds: float) -> bool:
+    """Upload an offline run; return whether all of it has arrived in time."""
+    command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
+    )
+    try:
+        return process.wait(seconds) == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its service too, which may be waiting still
+        process.wait()
+
+
+def _as_table(path: Path) -> Any:
+    """Return a CSV file as a W&B table, in which a column of numbers holds numbers."""
+    import wandb
+
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    columns = [_numbers_or_text(name, [row[k] for row in rows]) for k, name in enumerate(header)]
+    return wandb.Table(columns=[*header], data=[list(row) for row in zip(*columns, strict=True)])
+
+
+def _numbers_or_text(name: str, cells: list[str]) -> list[float | None] | list[str]:
+    if name.endswith("_id"):  # one may look like a number
+        return cells
+    try:
+        return [float(cell) if cell else None for cell in cells]
+    except ValueError:
+        return cells
 
 
 def _confine_wandb(folder: Path) -> None:
@@ -161,34 +246,8 @@ def _service_ends_on_error() -> Iterator[None]:
         raise
 
 
-def resolve_wandb_mode(
-    flag: str | None, env: Mapping[str, str], netrc_path: Path | None
-) -> WandbMode:
-    """Return `flag`, else WANDB_MODE, else online where there is a credential, else offline."""
-    for source, word in (("the W&B mode", flag), ("WANDB_MODE", env.get("WANDB_MODE"))):
-        if word:
-            if word not in _WANDB_MODES:
-                raise ValueError(f"{source} is {word!r}; use online, offline or disabled")
-            return _WANDB_MODES[word]
-    if env.get("WANDB_API_KEY"):
-        return "online"
-    base_url = env.get("WANDB_BASE_URL")
-    hosts = (urlsplit(base_url).netloc,) if base_url else _WANDB_HOSTS
-    try:
-        known = netrc.netrc(netrc_path).hosts if netrc_path is not None else {}
-    except (OSError, ValueError, netrc.NetrcParseError):
-        known = {}  # unreadable is as good as absent: offline asks for nothing
-    return "online" if any(host in known for host in hosts) else "offline"
-
-
-def open_wandb(out: Path, flag: str | None, warn: Warn) -> Tracker | None:
-    """Return the tracker in the mode that applies; None where W&B is disabled."""
-    paths = [os.environ.get("NETRC", "~/.netrc"), "~/.netrc", "~/_netrc"]
-    existing = (Path(path).expanduser() for path in paths)
-    path = next((path for path in existing if path.is_file()), None)
-    mode = resolve_wandb_mode(flag, os.environ, path)
-    if mode == "disabled":
-        return None
+def open_wandb(out: Path, warn: Warn, mode: WandbMode = "offline") -> Tracker:
+    """Return the tracker in a mode that is resolved; ValueError without its package."""
     package = importlib.util.find_spec("wandb")
     # Without an origin it is a mere folder called wandb, such as earlier runs leave behind.
     if package is None or package.origin is None:

@@ -77,3 +77,18 @@ def test_settings_that_do_not_fit_the_spec_are_refused_before_any_run(
     """`check` sees the domains and the target, and says what does not fit."""
     with pytest.raises(ValueError, match=words):
         mixer.check(("a", "b"), {"c": 1.0})
+
+
+def test_what_is_foreseen_is_what_is_drawn_with() -> None:
+    """By every rule, from plain numbers and from the view."""
+    view = FakeView()
+    prior = dict(zip(view.domains, view.prior.tolist(), strict=True))
+    targets = dict(zip(view.probe_domains, view.targets.tolist(), strict=True))
+    first = view.domains[0]
+    for rule in ("uniform", "natural", "target", {first: 3.0}):
+        mixer = Static(weights=rule, temperature=2.0, share=0.5)  # type: ignore[arg-type]
+        drawn = mixer.propose(view, mixer.init(view))  # type: ignore[arg-type]
+
+        foreseen = torch.tensor(list(mixer.foresee(prior, targets).values()), dtype=torch.float64)
+
+        torch.testing.assert_close(foreseen, drawn, rtol=0, atol=0)

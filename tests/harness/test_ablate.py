@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from baselines.static import Static
-from harness.ablate import _check_name, _path, _plain
+from harness.ablate import Display, _Notices, _path, _plain, check_name
+from harness.corpus import corpus_id
 from harness.errors import SpecError
 from harness.files import write_json
-from harness.spec import Ablation, Arm, Budget
+from harness.spec import Ablation, Arm, Budget, Model, Tokenizer
+from harness.trackers import UNREACHABLE
 from tests import tiny
 
 ABLATION = Ablation(
@@ -31,7 +33,8 @@ CHANGED = {"one": Arm(method="static", settings=Static(weights="natural"))}
 def out(tmp_path: Path) -> Path:
     """Return a folder in which the ablation was run before."""
     _path(ABLATION, tmp_path).parent.mkdir()
-    write_json(_path(ABLATION, tmp_path), {"spec": _plain(ABLATION)})
+    content = {"spec": _plain(ABLATION), "corpus_id": corpus_id(ABLATION.corpus)}
+    write_json(_path(ABLATION, tmp_path), content)
     return tmp_path
 
 
@@ -47,7 +50,7 @@ def out(tmp_path: Path) -> Path:
 )
 def test_seeds_and_arms_may_be_added(ablation: Ablation, out: Path) -> None:
     """More evidence under the same name hides nothing."""
-    _check_name(ablation, out)
+    check_name(ablation, out, corpus_id(ablation.corpus), "")
 
 
 @pytest.mark.parametrize(
@@ -62,4 +65,38 @@ def test_seeds_and_arms_may_be_added(ablation: Ablation, out: Path) -> None:
 def test_what_was_tried_is_not_overwritten(ablation: Ablation, words: str, out: Path) -> None:
     """A dropped seed or a changed setting needs a name of its own."""
     with pytest.raises(SpecError, match=words):
-        _check_name(ablation, out)
+        check_name(ablation, out, corpus_id(ablation.corpus), "")
+
+
+def test_a_model_that_moved_is_the_same_ablation(tmp_path: Path) -> None:
+    """What it holds counts, and so does a tokenizer's content; another model is refused."""
+    here = replace(
+        ABLATION,
+        model=Model(source="models/a"),
+        tokenizer=Tokenizer(kind="pretrained", source="models/a"),
+    )
+    there = replace(
+        here,
+        model=Model(source="moved/a"),
+        tokenizer=Tokenizer(kind="pretrained", source="moved/a"),
+    )
+    _path(here, tmp_path).parent.mkdir()
+    content = {"spec": _plain(here), "corpus_id": "c", "model_id": "m"}
+    write_json(_path(here, tmp_path), content)
+
+    check_name(there, tmp_path, "c", "m")
+    with pytest.raises(SpecError, match="differs in model;"):
+        check_name(there, tmp_path, "c", "another")
+
+
+def test_a_server_that_no_worker_reaches_is_one_piece_of_news() -> None:
+    """Each says it in words of its own."""
+    told: list[str] = []
+    display = Display()
+    display.say = told.append  # type: ignore[method-assign]
+    notices = _Notices(display)
+    for text in (f"{UNREACHABLE} (one)", "no disk", f"{UNREACHABLE} (two)", "no disk"):
+        notices.hear(text)
+
+    assert told == [f"{UNREACHABLE} (one)", "no disk"]
+    assert notices.told == {UNREACHABLE, "no disk"}

@@ -48,7 +48,7 @@ def evaluator(rows: int = 64, chunk_rows: int = 32, **streams: np.ndarray) -> Ev
         domains=tuple(streams),
         rows=rows,
         chunk_rows=chunk_rows,
-        token_bytes=BYTES,
+        num_bytes={"heldout": {domain: BYTES[stream] for domain, stream in streams.items()}},
         row_flops=FLOPS,
         device="cpu",
         precision="float32",
@@ -85,7 +85,8 @@ def test_one_record_for_each_split_and_domain() -> None:
         split: Shelf({"a": counting(3, shift), "b": counting(3, shift + 1)}, TOKENS)
         for shift, split in enumerate(("heldout", "tuning"))
     }
-    both = Evaluator(shelves, ("a", "b"), 64, 32, BYTES, FLOPS, "cpu", "float32")
+    num_bytes = {s: {d: BYTES[t] for d, t in shelf.streams.items()} for s, shelf in shelves.items()}
+    both = Evaluator(shelves, ("a", "b"), 64, 32, num_bytes, FLOPS, "cpu", "float32")
 
     records = both.evaluate(Guesser(1.0), Meter())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from harness.grid import Grid, _cause, _Worker
 from harness.spec import Checkpoint, Corpus, SyntheticDomain
-from harness.worker import Site
+from harness.worker import Notice, Site
 
 
 @dataclass
@@ -64,3 +65,17 @@ def test_a_signal_that_workers_hear_too_is_still_the_first(grid: Grid) -> None:
 )
 def test_a_death_is_told_with_its_cause(exit_code: int, told: str) -> None:
     assert _cause(exit_code) == told
+
+
+def test_what_workers_say_of_their_trackers_is_passed_on(tmp_path: Path) -> None:
+    told: list[str] = []
+    corpus = Corpus(domains={"a": SyntheticDomain()})
+    site = Site(tmp_path, corpus, Checkpoint(), (), "tiny")
+    grid = Grid(site, 2, lambda progress: None, told.append)
+    ours, theirs = multiprocessing.Pipe()
+    worker = _Worker(Kills(), ours)  # type: ignore[arg-type]
+    for text in ("no server", "no disk"):
+        theirs.send(Notice(text))
+        grid._hear(worker, lambda task, outcome: None)
+
+    assert told == ["no server", "no disk"]

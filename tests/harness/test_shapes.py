@@ -15,7 +15,8 @@ from harness.model import build_model
 from harness.shapes import SIZES, configure, estimate_parameters
 from harness.spec import Model
 
-Architecture = Literal["gpt2", "llama"]
+Architecture = Literal["gpt2", "llama", "mistral", "gpt_neo", "opt", "bert", "roberta"]
+MASKED = ("bert", "roberta")
 
 
 @pytest.mark.parametrize("architecture", get_args(Architecture))
@@ -24,7 +25,11 @@ def test_the_estimate_is_within_a_tenth_of_the_real_count(
     size: str, architecture: Architecture
 ) -> None:
     """Threads are chosen by it, before torch is imported."""
-    spec = Model(architecture=architecture, size=size)  # type: ignore[arg-type]
+    spec = Model(
+        architecture=architecture,
+        size=size,  # type: ignore[arg-type]
+        objective="masked" if architecture in MASKED else "causal",
+    )
     with torch.device("meta"):
         model = build_model(spec, vocab_size=4096, tokens=128, seed=0)
     real = sum(parameter.numel() for parameter in model.parameters())

@@ -24,7 +24,10 @@ from harness.spec import (
     Batching,
     Corpus,
     Evaluation,
+    FilesDomain,
+    HubDomain,
     Model,
+    Normalization,
     Optimizer,
     PackageDomain,
     RunSpec,
@@ -57,6 +60,8 @@ CORPUS = Corpus(
         "a": SyntheticDomain(),
         "b": SyntheticDomain(seed=1),
         "p": PackageDomain(package="sympy", train=False),
+        "f": FilesDomain(paths=("a.jsonl",)),
+        "h": HubDomain(dataset="owner/name"),
     }
 )
 SPEC = RunSpec(
@@ -73,6 +78,17 @@ SPEC = RunSpec(
     corpus_id="c0",
     engine={"torch": "2.9", "steelyard": "0.1"},
 )
+TEXTS: dict[str, Any] = {
+    "text": "story",
+    "template": "{story}",
+    "prompt": "{question}",
+    "answer": "{answer}",
+    "group": "book",
+    "normalize": Normalization(case="lower"),
+    "train": False,
+    "max_bytes": 1000,
+    "license": "MIT",
+}
 # Another valid value of every field; a new field without one fails the tests below.
 CHANGED: dict[type[Any], dict[str, Any]] = {
     RunSpec: {
@@ -93,6 +109,7 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "threads": 2,
         "compile": True,
         "corpus_id": "c1",
+        "model_id": "m1",
         "engine": {"torch": "2.10", "steelyard": "0.1"},
     },
     Corpus: {
@@ -107,8 +124,15 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "near_duplicate": 0.7,
         "max_removed": 0.3,
     },
-    Tokenizer: {"vocab_size": 512},
-    Model: {"architecture": "llama", "size": "micro", "config": {"n_layer": 3, "n_embd": 32}},
+    Tokenizer: {"vocab_size": 512, "kind": "pretrained"},
+    Model: {
+        "architecture": "llama",
+        "size": "micro",
+        "config": {"n_layer": 3, "n_embd": 32},
+        "trust_remote_code": True,
+        "objective": "masked",
+        "mask_rate": 0.2,
+    },
     Batching: {"rows": 8, "tokens": 64, "micro_rows": 4},
     Optimizer: {
         "learning_rate": 2e-3,
@@ -131,9 +155,27 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "train": False,
     },
     PackageDomain: {"package": "cwe2", "train": True, "max_bytes": 1000},
+    FilesDomain: {**TEXTS, "format": "text", "encoding": "latin-1", "separator": "x"},
+    HubDomain: {**TEXTS, "config": "c", "split": "all", "splits": {"train": "a"}, "max_rows": 9},
     Plain: {"strength": 2.0, "names": ("b",)},
 }
-ONE_VALUE = {(Tokenizer, "kind"), (SyntheticDomain, "kind"), (PackageDomain, "kind")}
+DOMAINS = (SyntheticDomain, PackageDomain, FilesDomain, HubDomain)
+ONE_VALUE = {(cls, "kind") for cls in DOMAINS}
+# Where things lie: corpus_id and model_id stand for what was found there.
+PLACES: dict[tuple[type[Any], str], Any] = {
+    (FilesDomain, "paths"): ("elsewhere/a.jsonl",),
+    (FilesDomain, "splits"): {"train": ("elsewhere/a.jsonl",)},
+    (HubDomain, "dataset"): "elsewhere",
+    (HubDomain, "revision"): "v2",
+    (HubDomain, "streaming"): True,
+}
+SOURCES = {
+    (Model, "source"): "elsewhere/model",
+    (Model, "revision"): "v2",
+    (Tokenizer, "source"): "elsewhere/tokenizer.json",
+    (Tokenizer, "revision"): "v2",
+}
+TOGETHER = {"prompt": {"answer": "{a}"}, "answer": {"prompt": "{q}"}}
 CASES = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")
     for cls, row in CHANGED.items()
@@ -145,8 +187,8 @@ def with_part(part: Any) -> RunSpec:
     """Return SPEC with `part` at the place of the part of its class."""
     if isinstance(part, RunSpec):
         return part
-    if isinstance(part, SyntheticDomain | PackageDomain):
-        name = "a" if isinstance(part, SyntheticDomain) else "p"
+    if isinstance(part, DOMAINS):
+        name = dict(zip(DOMAINS, "apfh", strict=True))[type(part)]
         return with_part(replace(CORPUS, domains={**CORPUS.domains, name: part}))
     if isinstance(part, Splits | Tokenizer):
         name = "splits" if isinstance(part, Splits) else "tokenizer"
@@ -170,21 +212,54 @@ def default(cls: type[Any]) -> Any:
 def test_every_field_is_part_of_a_runs_identity(cls: type[Any], name: str) -> None:
     """Changing any one value anywhere in a RunSpec gives another run."""
     part = default(cls)
-    changed = replace(part, **{name: CHANGED[cls][name]})
+    beside = TOGETHER.get(name, {})  # what the field is refused without
+    before = replace(part, **{name: "{z}"}, **beside) if beside else part
+    changes = {name: CHANGED[cls][name], **beside}
+    if changes == {"kind": "pretrained"}:
+        changes["source"] = "t"  # the two belong together
+    changed = replace(part, **changes)
 
     assert with_part(part).run_id == SPEC.run_id
-    assert with_part(changed).run_id != SPEC.run_id
+    assert with_part(changed).run_id != with_part(before).run_id
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), PLACES, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_where_text_lies_is_no_part_of_a_runs_identity(cls: type[Any], name: str) -> None:
+    """Moved files are the same run, and readers still see where they were."""
+    beside = {"paths": ()} if name == "splits" else {"max_rows": 9} if name == "streaming" else {}
+    before = with_part(replace(default(cls), max_rows=9) if name == "streaming" else default(cls))
+    moved = with_part(replace(default(cls), **{name: PLACES[cls, name]}, **beside))
+
+    assert moved.run_id == before.run_id
+    assert moved.canonical != before.canonical
+    assert replace(moved, corpus_id="").run_id != replace(before, corpus_id="").run_id
 
 
 def test_no_field_is_left_out_of_the_table() -> None:
     """Every field of every part is changed above, but `label`, and kinds that have one value."""
     for cls, row in CHANGED.items():
-        wanted = {f.name for f in fields(cls) if (cls, f.name) not in ONE_VALUE}
+        apart = {name for other, name in (*ONE_VALUE, *PLACES, *SOURCES) if other is cls}
+        wanted = {f.name for f in fields(cls)} - apart
         assert set(row) == wanted - ({"label"} if cls is RunSpec else set()), cls.__name__
 
     parts = {type(value) for f in fields(RunSpec) if is_dataclass(value := getattr(SPEC, f.name))}
     parts |= {type(value) for f in fields(Corpus) if is_dataclass(value := getattr(CORPUS, f.name))}
     assert parts | {type(domain) for domain in CORPUS.domains.values()} == set(CHANGED) - {RunSpec}
+
+
+@pytest.mark.parametrize(("cls", "name"), SOURCES, ids=lambda part: getattr(part, "__name__", part))
+def test_where_things_lie_is_no_part_of_a_runs_identity(cls: type[Any], name: str) -> None:
+    """A folder that moves is the same model; the spec that is shown still names it."""
+    part = Model(source="m") if cls is Model else Tokenizer(kind="pretrained", source="t")
+    both = part, replace(part, **{name: SOURCES[cls, name]})
+    here, there = (replace(with_part(one), model_id="m0") for one in both)
+
+    assert here.run_id == there.run_id
+    assert here.canonical != there.canonical
+    assert replace(here, model_id="m2").run_id != here.run_id
+    assert replace(here, corpus_id="c2").run_id != here.run_id
 
 
 def test_the_label_is_no_part_of_a_runs_identity() -> None:
@@ -387,6 +462,7 @@ def test_a_target_by_name_is_that_domain_alone() -> None:
 def test_the_module_exports_every_part_that_is_tested_here() -> None:
     """A new frozen part of harness/spec.py joins the table, or the list of those that need not."""
     not_in_a_run = {"Budget", "Checkpoint", "Arm", "Ablation"}
+    not_in_a_run |= {"Texts", "Normalization"}  # parts of files and hub, changed there
     parts = {
         name
         for name, value in vars(spec_module).items()

@@ -6,8 +6,6 @@ network but loopback.
 
 from __future__ import annotations
 
-import gzip
-import importlib.machinery
 import importlib.util
 import json
 import os
@@ -20,10 +18,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -33,155 +30,23 @@ from harness.trackers import (
     WandbTracker,
     cost_scalars,
     flatten,
-    open_trackers,
-    resolve_wandb_mode,
     scalars,
 )
+from tests.tracked_run import (
+    HEADER,
+    RUN_ID,
+    Listener,
+    evaluation,
+    mirror_all,
+    note,
+    records,
+    training,
+    write_run,
+)
+from tests.wandb_server import KEY, WandbServer, isolated_environment
 
 ROOT = Path(__file__).parents[2]
-KEY = "a" * 40
-RUN_ID = "0123456789abcdef"
-DOMAINS = ["code", "law"]
-HEADER: dict[str, Any] = {
-    "schema": 1,
-    "run_id": RUN_ID,
-    "spec": {"seed": 3, "evaluation": {"every": 10}, "optimizer": {"learning_rate": 1e-3}},
-    "status": "finished",
-    "reason": None,
-    "domains": DOMAINS,
-    "probe_domains": [*DOMAINS, "bible"],
-    "git_commit": "c0ffee",
-    "costs": {"train": {"seconds": 10.0, "flops": 8.0}, "mixer": {"seconds": 0.5, "flops": 2.0}},
-}
-
 real_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
-
-
-def evaluation(step: int, domain: str, split: str = "heldout") -> dict[str, Any]:
-    losses = {"nats_per_token": 5.0 - step / 10, "bits_per_byte": 2.0 - step / 100}
-    at = {"kind": "eval", "step": step, "tokens": 64 * step, "split": split, "domain": domain}
-    return {**at, **losses, "num_tokens": 9, "num_bytes": 30, "seconds": 0.0}
-
-
-def training(step: int) -> dict[str, Any]:
-    numbers = {"loss": 5.0 - step / 10, "lr": 1e-3, "grad_norm": 1.0, "seconds": 0.1}
-    lists = {"weights": [0.25, 0.75], "rows": [1, 3], "domain_losses": [4.0, None]}
-    return {"kind": "step", "step": step, "tokens": 64 * step, **numbers, **lists}
-
-
-def note(step: int) -> dict[str, Any]:
-    values = {"scores": [1.0, 2.0], "relative_step": 1e-3, "why": "text", "odd": [1.0]}
-    return {"kind": "note", "step": step, "name": "rebalance", "values": values, "seconds": 0.1}
-
-
-def records(num_steps: int = 20) -> Iterator[dict[str, Any]]:
-    for step in range(num_steps + 1):
-        if step:
-            yield training(step)
-        if step % 10 == 0:
-            yield note(step)
-            yield from (evaluation(step, domain) for domain in HEADER["probe_domains"])
-
-
-def write_run(out: Path, status: str = "finished") -> Path:
-    run_dir = out / "runs" / RUN_ID
-    run_dir.mkdir(parents=True)
-    (run_dir / "run.json").write_text(json.dumps({**HEADER, "status": status}))
-    lines = [json.dumps(record) for record in records()]
-    (run_dir / "records.jsonl").write_text("\n".join(lines) + '\n{"kind": "st')
-    return run_dir
-
-
-class Listener:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def start(self, header: Mapping[str, Any], group: str, label: str) -> None:
-        self.calls.append(("start", header["run_id"], group, label))
-
-    def log(self, record: Mapping[str, Any]) -> None:
-        self.calls.append(("log", record["kind"], record["step"]))
-
-    def finish(self, status: str, costs: Mapping[str, Any]) -> None:
-        self.calls.append(("finish", status))
-
-
-def mirror_all(mirror: Mirror, status: str = "finished") -> None:
-    mirror.start(HEADER, "demo", "uniform")
-    for record in records():
-        mirror.log(record)
-    mirror.finish(status, HEADER["costs"])
-
-
-# The mode: resolved once, without importing wandb.
-
-
-@pytest.mark.parametrize(
-    ("flag", "env", "expected"),
-    [
-        (None, {}, "offline"),
-        (None, {"WANDB_API_KEY": KEY}, "online"),
-        (None, {"WANDB_API_KEY": ""}, "offline"),
-        (None, {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
-        (None, {"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, "offline"),
-        (None, {"WANDB_MODE": "disabled"}, "disabled"),
-        (None, {"WANDB_MODE": "online"}, "online"),
-        ("offline", {"WANDB_MODE": "online", "WANDB_API_KEY": KEY}, "offline"),
-        ("online", {"WANDB_MODE": "disabled"}, "online"),
-    ],
-)
-def test_flag_then_environment_then_credential(
-    flag: str | None, env: dict[str, str], expected: str
-) -> None:
-    assert resolve_wandb_mode(flag, env, None) == expected
-
-
-@pytest.mark.parametrize(
-    ("netrc", "base_url", "expected"),
-    [
-        (f"machine api.wandb.ai login user password {KEY}", None, "online"),
-        (f"machine api.forge.coreweave.com login user password {KEY}", None, "online"),
-        (f"machine api.wandb.ai login user password {KEY}", "https://w.example", "offline"),
-        (f"machine w.example:8080 login user password {KEY}", "http://w.example:8080", "online"),
-        (f"machine github.com login user password {KEY}", None, "offline"),
-        (f"default login user password {KEY}", None, "offline"),
-        ("machine api.wandb.ai {{{ nonsense", None, "offline"),
-    ],
-)
-def test_netrc_counts_for_the_host_of_the_base_url(
-    tmp_path: Path, netrc: str, base_url: str | None, expected: str
-) -> None:
-    path = tmp_path / "netrc"
-    path.write_text(netrc + "\n")
-    env = {} if base_url is None else {"WANDB_BASE_URL": base_url}
-
-    assert resolve_wandb_mode(None, env, path) == expected
-    assert resolve_wandb_mode(None, env, tmp_path / "absent") == "offline"
-
-
-def test_an_unknown_mode_is_refused_with_the_fix() -> None:
-    with pytest.raises(ValueError, match="WANDB_MODE is 'of'; use online, offline or disabled"):
-        resolve_wandb_mode(None, {"WANDB_MODE": "of"}, None)
-
-
-def test_opening_refuses_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    with pytest.raises(ValueError, match="'wandbb' is unknown; use wandb or none"):
-        open_trackers(("wandbb",), tmp_path)
-    folder = importlib.machinery.ModuleSpec("wandb", None)  # ./wandb of earlier runs looks so
-    for found in (None, folder):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _, found=found: found)
-        with pytest.raises(ValueError, match=r"pip install steelyard\[track\]"):
-            open_trackers(("wandb",), tmp_path)
-        mirror_all(open_trackers(("wandb",), tmp_path, "disabled"))
-
-
-def test_importing_costs_neither_wandb_nor_torch() -> None:
-    code = "import sys, harness.trackers; print({'wandb', 'torch'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "set()"
 
 
 # The names.
@@ -194,7 +59,8 @@ def test_every_kind_of_record_has_its_names() -> None:
     losses = {"tuning/bits_per_byte/bible": 1.9, "tuning/nats_per_token/bible": 4.0, "tokens": 640}
 
     assert scalars(training(1), HEADER) == train | domains
-    assert scalars(note(1), HEADER) == scores | {"notes/rebalance/relative_step": 1e-3}
+    refresh = {"notes/rebalance/relative_step": 1e-3, "tokens": 64}
+    assert scalars(note(1), HEADER) == scores | refresh
     assert scalars(evaluation(10, "bible", "tuning"), HEADER) == losses
     assert scalars({"kind": "of a later version", "step": 1}, HEADER) == {}
 
@@ -462,9 +328,7 @@ print(json.dumps({"warnings": warnings, "lost": lost, "longest": longest,
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    home.mkdir(exist_ok=True)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "NETRC", "XDG_"))}
-    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **more}
+    return isolated_environment(home, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path]), **more)
 
 
 def mirror_in_process(
@@ -533,8 +397,11 @@ def test_an_offline_run_reads_back_whole(tmp_path: Path) -> None:
     ]
     assert losses == [2.0, 1.9, 1.8]
     assert summary["overhead/seconds"] == 0.5
-    axes = [line["metric"] for line in lines if line["type"] == "metric"]
-    assert any(a.get("glob_name") == "*" and a.get("step_metric") == "tokens" for a in axes)
+    assert history[-1]["overhead/share_of_train_flops"] == 0.25
+    axes = {m["glob_name"]: m for line in lines if (m := line.get("metric")) and "glob_name" in m}
+    families = {name.partition("/")[0] for row in history for name in row if "/" in name}
+    assert {f"{family}/*" for family in families} <= set(axes)
+    assert {axis["step_metric"] for axis in axes.values()} == {"tokens"}
 
 
 @real_wandb
@@ -551,7 +418,7 @@ def test_without_a_server_a_run_goes_offline(tmp_path: Path, server: str, silent
     assert told["longest"] < 0.1
     assert told["seconds"] < 20
     assert summary["state"] == "finished"
-    assert summary["summary"]["heldout/bits_per_byte/code"] == 1.8
+    assert summary["summary"]["heldout/bits_per_byte/code"] == {"last": 1.8, "min": 1.8}
     assert (run_dir / ".mirrored-wandb").exists()
 
 
@@ -574,58 +441,13 @@ def test_the_default_limits_hold_from_start_to_exit(
     )  # starting Python and leaving it: exit waits for none
 
 
-class Stalling(BaseHTTPRequestHandler):
-    """Enough of a W&B server to open a run, until it is told to stop answering."""
-
-    protocol_version = "HTTP/1.1"
-    stalled: threading.Event
-    answers: ClassVar[dict[str, Any]] = {
-        "RunResumeStatus": {"model": None},
-        "UpsertBucket": {
-            "upsertBucket": {
-                "bucket": {
-                    "id": "b",
-                    "name": RUN_ID,
-                    "displayName": "uniform",
-                    "project": {"name": "steelyard", "entity": {"name": "local"}},
-                },
-                "inserted": True,
-            }
-        },
-    }
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.stalled.is_set():
-            time.sleep(100)
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        asked = json.loads(body).get("operationName") if self.path == "/graphql" else None
-        answer = json.dumps({"data": self.answers.get(asked, {})} if asked else {}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-        if self.path.endswith("/file_stream"):
-            self.stalled.set()
-
-    def log_message(self, *args: Any) -> None:
-        """Say nothing on stderr."""
-
-
 @real_wandb
 @pytest.mark.slow
 def test_a_server_that_falls_silent_midway_leaves_the_run_on_disk(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_run(out)
-    handler = type("Handler", (Stalling,), {"stalled": threading.Event()})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads, server.block_on_close = True, False
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        told = mirror_in_process(out, pause=0.2, WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
-        server.shutdown()
+    with WandbServer(silent_after="file_stream") as server:
+        told = mirror_in_process(out, pause=0.2, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
 
     assert len(told["warnings"]) == 1
     assert "to complete it: wandb sync" in told["warnings"][0]
@@ -633,6 +455,42 @@ def test_a_server_that_falls_silent_midway_leaves_the_run_on_disk(tmp_path: Path
     assert told["longest"] < 0.1
     (folder,) = out.glob("wandb/run-*")
     assert told["warnings"][0].endswith(str(folder))
+
+
+REPORTER = """
+import sys
+from pathlib import Path
+from harness.trackers import publish_report
+from harness.trackers.weights_and_biases import WandbTracker
+
+out = Path(sys.argv[1])
+files = [out / name for name in ("report.html", "report.md", "results.csv")]
+WandbTracker.__init__.__kwdefaults__["sync_seconds"] = 3.0
+publish_report(out, "demo", files, ("wandb",), None, print)
+"""
+
+
+@real_wandb
+@pytest.mark.slow
+def test_a_server_that_falls_silent_during_a_report_is_given_up(tmp_path: Path) -> None:
+    for name in ("report.html", "report.md", "results.csv"):
+        (tmp_path / name).write_text("run_id,loss\n12,0.5\n")
+    with WandbServer(silent_after="CreateArtifact") as server:
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", REPORTER, str(tmp_path)],
+            env=environment(tmp_path / "home", WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        lasted = time.monotonic() - began
+
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = f"W&B has not taken the report; to complete it: wandb sync {folder}"
+    assert done.stdout.splitlines() == [told]
+    assert lasted < 40
 
 
 @real_wandb

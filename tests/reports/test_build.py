@@ -14,6 +14,7 @@ import pytest
 
 from reports import figures, palette
 from reports.build import build, contents, escape_markdown
+from reports.headline import headline
 from reports.load import load
 from tests.reports.synthetic import TRAINED, UNTRAINED, edit, write_out
 
@@ -182,6 +183,38 @@ def test_a_baseline_that_failed_leaves_the_other_numbers_standing(tmp_path: Path
 
     assert "No arm shares a finished seed with uniform yet." in page.text
     assert "no seed has finished in both arms" in page.text
+
+
+WARNINGS = [
+    {"code": "random", "domain": "code", "loud": True, "text": "domains.<b>code</b> *is* random."},
+    {"code": "few", "domain": "docs", "loud": False, "text": "domains.docs is small."},
+]
+
+
+def test_warnings_on_the_data_stand_before_every_result(tmp_path: Path) -> None:
+    edit(write_out(tmp_path, num_seeds=2) / "ablations" / "demo.json", warnings=WARNINGS)
+
+    paths = build(tmp_path)
+
+    text, markdown = Page(paths.html).text, paths.markdown.read_text()
+    assert text.index("rebalancing cannot work") < text.index("domains.<b>code</b> *is* random.")
+    assert text.index("domains.docs is small.") < text.index("What this ablation shows")
+    assert r"> **Warning**: domains.\<b\>code\</b\> \*is\* random." in markdown
+    assert "> Note: domains.docs is small." in markdown
+    assert "Rebalancing cannot work on code (like noise)" in headline(load(tmp_path))[0].text
+
+
+def test_notes_on_the_data_are_not_shouted(tmp_path: Path) -> None:
+    edit(write_out(tmp_path, num_seeds=2) / "ablations" / "demo.json", warnings=WARNINGS[1:])
+
+    text = Page(build(tmp_path).html).text
+
+    assert "Notes on the data" in text
+    assert "rebalancing cannot work" not in text.lower()
+
+
+def test_a_report_without_warnings_has_no_box(eight: Path) -> None:
+    assert 'class="warnings"' not in build(eight).html.read_text()
 
 
 def test_a_cleared_corpus_or_a_strange_manifest_does_no_harm(tmp_path: Path) -> None:

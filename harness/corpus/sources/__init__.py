@@ -18,12 +18,18 @@ from harness.corpus.sources import (
     bible_text,
     botocore_docs,
     cwe_weaknesses,
+    files,
+    hub,
     license_texts,
     sympy_code,
     synthetic,
 )
+from harness.corpus.sources.source import Source
 from harness.errors import SpecError
-from harness.spec import Domain, SyntheticDomain
+from harness.hashes import ContentHashes
+from harness.spec import Domain, FilesDomain, HubDomain, SyntheticDomain
+
+__all__ = ["Source", "find_source"]
 
 
 class Package(NamedTuple):
@@ -49,17 +55,16 @@ PACKAGES = {
 }
 
 
-class Source(NamedTuple):
-    """A domain's text, not read yet."""
+def find_source(name: str, domain: Domain, hashes: ContentHashes | None = None) -> Source:
+    """Return where a domain's text comes from; files are hashed at most, and none is parsed.
 
-    fingerprint: str
-    """`package==version`: equal fingerprints give equal text."""
-    license: str
-    read: Callable[[], Iterator[Document]]
-
-
-def find_source(name: str, domain: Domain) -> Source:
-    """Return where a domain's text comes from, without reading any of it."""
+    `hashes` may remember the hashes of large files from an earlier start.
+    """
+    hashes = hashes or ContentHashes()
+    if isinstance(domain, FilesDomain):
+        return files.find(name, domain, hashes)
+    if isinstance(domain, HubDomain):
+        return hub.find(name, domain, hashes)
     if isinstance(domain, SyntheticDomain):
         return Source(synthetic.VERSION, "none", lambda: synthetic.read(name, domain))
     package = PACKAGES[domain.package]

@@ -38,7 +38,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Iterable[Docum
     """Return a function that puts given documents in place of what a domain would read."""
 
     def planted(texts: dict[str, Iterable[Document]]) -> None:
-        def find(name: str, domain: object) -> Source:
+        def find(name: str, *_: object) -> Source:
             return Source("planted-1", "none", lambda: iter(texts[name]))
 
         monkeypatch.setattr(opening, "find_source", find)

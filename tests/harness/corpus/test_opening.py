@@ -23,6 +23,7 @@ from tokenizers import Tokenizer as Loaded
 import harness.corpus.sources as sources
 from harness.corpus import TokenStore, fingerprint, open_corpus
 from harness.corpus.documents import SPLITS
+from harness.corpus.tokenizer import bytes_per_token
 from harness.errors import SpecError
 from harness.spec import Corpus, PackageDomain, Splits, SyntheticDomain, Tokenizer
 
@@ -104,7 +105,7 @@ def test_streams_hold_the_documents_that_are_listed(small: TokenStore) -> None:
             for piece, entry in zip(pieces, listed, strict=True):
                 text = tokenizer.decode(piece[:-1].tolist()).encode()
                 assert sha256(text).hexdigest() == entry["sha256"]
-                assert small.token_bytes[piece].sum() == len(text) == entry["bytes"]
+                assert bytes_per_token(tokenizer)[piece].sum() == len(text) == entry["bytes"]
                 assert len(piece) == entry["tokens"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -92,3 +93,56 @@ def test_the_cap_leaves_no_group_more_than_its_share() -> None:
 
     assert sum(d.num_bytes for d in kept if d.group == "g0") <= 2_000
     assert len({d.group for d in kept}) >= 24
+
+
+def ready(split: str, sizes: list[tuple[int, int]]) -> list[Document]:
+    """Make documents of a ready split."""
+    return [
+        replace(document, name=f"{split}-{document.name}", split=split)
+        for document in documents(sizes)
+    ]
+
+
+def test_ready_splits_stay_as_they_are() -> None:
+    """All four are given, and nothing is moved."""
+    texts = [text for i, name in enumerate(SPLITS) for text in ready(name, [(i, 50), (i + 9, 60)])]
+    placement = split("d", texts, Splits())
+
+    assert placement.unit == "ready split"
+    assert all(placed.split == placed.document.split for placed in placement.documents)
+    assert len(placement.documents) == len(texts)
+
+
+@given(SIZES.filter(lambda sizes: len(sizes) >= 3), st.integers(1, 30))
+def test_what_lacks_is_cut_from_train(sizes: list[tuple[int, int]], held: int) -> None:
+    """Never from what others hold out; no document is lost, and none doubled."""
+    texts = ready("train", sizes) + ready("heldout", [(100 + i, 100) for i in range(held)])
+    placement = split("d", texts, Splits())
+
+    assert {p.split for p in placement.documents} == set(SPLITS)
+    assert sorted(p.document.name for p in placement.documents) == sorted(d.name for d in texts)
+    for placed in placement.documents:
+        assert (placed.split == "heldout") == (placed.document.split == "heldout")
+    if placement.unit == "group":
+        cut = {(p.document.group, p.split) for p in placement.documents if p.split != "heldout"}
+        assert len(cut) == len({group for group, _ in cut})
+
+
+def test_shares_of_what_lacks_are_those_of_the_spec() -> None:
+    """Of the training text: probe 5 %, tuning 5 %."""
+    texts = ready("train", [(i, 100) for i in range(400)]) + ready("heldout", [(999, 50)])
+    placement = split("d", texts, Splits())
+
+    for name in ("probe", "tuning"):
+        assert sum(p.split == name for p in placement.documents) == pytest.approx(20, abs=2)
+
+
+def test_the_cap_keeps_the_proportions_of_ready_splits() -> None:
+    """A tenth of the text is a tenth of each."""
+    texts = ready("train", [(i, 100) for i in range(800)])
+    texts += ready("heldout", [(1000 + i, 100) for i in range(200)])
+
+    kept = cap(texts, 10_000)
+
+    counts = [sum(d.split == name for d in kept) for name in ("train", "heldout")]
+    assert counts == [80, 20]
