@@ -193,7 +193,8 @@ def _repeats(manifest: Mapping[str, Any], use: _Use) -> Iterator[DataWarning]:
     for name in trained:
         tokens = manifest["domains"][name]["splits"]["train"]["tokens"]
         rows = max((tokens - 1) // use.batch.tokens, 1)
-        share, who = max((1 / len(trained), "an even mixture"), *_shares(name, manifest, use))
+        even = (1 / len(trained), "an even mixture")
+        share, who = max([even, *_shares(name, manifest, use)])
         passes = drawn * share / rows
         if passes > use.max_passes:
             text = (

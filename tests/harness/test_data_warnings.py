@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from baselines.static import Static
+from harness.api import Mixer
 from harness.corpus import open_corpus
 from harness.data_warnings import DataWarning, log, warnings_of, warnings_of_run
 from harness.display import TerminalDisplay
@@ -220,6 +221,8 @@ def test_a_run_says_what_its_ablation_says() -> None:
     (run,) = resolve(asked, "any").values()
 
     assert warnings_of_run(run, facts) == warnings_of(asked, facts) != []
+    unknown = replace(run, mixer=Mixer())  # one whose weights nobody knows before training
+    assert warnings_of_run(unknown, facts) == warnings_of(asked, facts)
 
 
 @pytest.mark.parametrize(
