@@ -194,7 +194,7 @@ def _repeats(manifest: Mapping[str, Any], use: _Use) -> Iterator[DataWarning]:
         tokens = manifest["domains"][name]["splits"]["train"]["tokens"]
         rows = max((tokens - 1) // use.batch.tokens, 1)
         even = (1 / len(trained), "an even mixture")
-        share, who = max([even, *_shares(name, manifest, use)])
+        share, who = max([even, *_shares(name, manifest, use)], key=lambda known: known[0])
         passes = drawn * share / rows
         if passes > use.max_passes:
             text = (
