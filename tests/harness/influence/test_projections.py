@@ -150,17 +150,22 @@ def test_no_stride_is_bad_for_places_or_signs(stride: int) -> None:
     """The squared error over seeds is what independent places and signs would give."""
     num_dims, support = 32, 24
     x = torch.zeros(2, stride * support, dtype=torch.float64)
-    x[0, ::stride] = 1.0  # constant: signs with a period would add up
+    x[0, ::stride] = 1.0
     x[1, ::stride] = torch.tensor([1.0, -1.0]).repeat(support // 2)
-    errors, naive = [], []
+    errors, squares, naive = [], [], []
     for seed in range(1000):
         projected = CountSketch(num_dims, seed).project("", x)
         errors.append((projected[0] @ projected[1]) / support)
+        squares.append((projected[0] @ projected[0]) / support)
     if stride % num_dims == 0:
         for seed in range(200):
             projected = NaiveSketch(num_dims, seed * 10**9).project("", x)
             naive.append((projected[0] @ projected[1]) / support)
         assert torch.stack(naive).square().mean() * num_dims > 20
+
+    # equal signs would add up: a period in them shows in the square of the constant row
+    square = torch.stack(squares)
+    assert abs(float(square.mean()) - 1) <= 4 * float(square.std()) / len(square) ** 0.5 + 1e-12
 
     # Var = sum over meeting pairs (x_i^2 y_j^2 + x_i y_i x_j y_j) / d, here at most 1 / d; within
     # one segment none meet.
