@@ -154,7 +154,7 @@ class Group(_Gradients):
     def score(self, view: View, prepared: State, rows: Batch) -> Scores:
         """Return <mean of g_j over the domain of i, a g_q> [N, Q] float64, on the CPU."""
         dots, _ = self._products(view, prepared, rows, self.reduction, squares=False)
-        _, index = rows.domains.cpu().unique(return_inverse=True)
+        _, index = rows.domains.cpu().unique(return_inverse=True)  # type: ignore[no-untyped-call]
         sums = torch.zeros(int(index.max()) + 1, dots.shape[1], dtype=dots.dtype)
         means = sums.index_add(0, index, dots) / index.bincount()[:, None]
         return Scores(means[index], about=self.about())
@@ -272,10 +272,10 @@ def _counter() -> Any:
     aten = torch.ops.aten
 
     def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return int(sdpa_flop_count(query, key, value))
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
     def back(out: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return int(sdpa_backward_flop_count(out, query, key, value))
+        return int(sdpa_backward_flop_count(out, query, key, value))  # type: ignore[no-untyped-call]
 
     mapping: dict[Any, Any] = {
         aten._scaled_dot_product_flash_attention_for_cpu: forward,
