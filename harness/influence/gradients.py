@@ -163,7 +163,9 @@ class Group(_Gradients):
 def with_reduction(scores: Scores, rows: Batch, reduction: Reduction) -> Scores:
     """Return grad_dot's scores of `rows` for the other reduction of a row's loss."""
     if scores.about.get("estimator") != "grad_dot":
-        raise ValueError(f"only grad_dot's scores convert, not {scores.about.get('estimator')!r}'s")
+        raise ValueError(
+            f"only grad_dot's scores convert, not those of {scores.about.get('estimator')!r}"
+        )
     if scores.about["reduction"] == reduction:
         return scores
     count = rows.mask.sum(1).clamp(min=1).double().cpu()[:, None]
