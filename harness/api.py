@@ -14,7 +14,7 @@ and importing torch takes several.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ class Scores:
     total: Tensor  # [N, Q], finite
     modules: Tensor | None = None  # [N, Q, M]
     tokens: Tensor | None = None  # [N, Q, T]
+    about: Mapping[str, Note] = field(default_factory=dict)  # what was computed: reduction, ...
 
 
 class Estimator(Protocol):

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return -log softmax(logits)[target] in nats, [N] float32, of logits [N, V], targets [N]."""
-    logits = logits.float()
+    """Return -log softmax(logits)[target] in nats, [N], of logits [N, V], targets [N].
+
+    In float32, unless the logits are float64, as a test's are.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     if logits.is_cuda:
         return F.cross_entropy(logits, targets, reduction="none")
     losses: Tensor = _CrossEntropy.apply(logits, targets)[0]  # type: ignore[no-untyped-call]

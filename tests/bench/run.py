@@ -36,6 +36,7 @@ from harness.influence.directional import (
     preconditioned,
     score_rows,
 )
+from harness.influence.gradients import GradDot
 from harness.influence.projections import CountSketch, Gaussian, Projection
 from harness.loop import Loop
 from harness.model import build_model, token_losses
@@ -274,6 +275,32 @@ def bench_projections(threads: int) -> list[tuple[str, ...]]:
     ]
 
 
+def bench_row_gradients(out: Path, pairs: int, threads: int) -> list[tuple[str, ...]]:
+    """Compare scoring 16 rows against 64 queries with a training step's passes on the same rows."""
+    loop = loop_of(out, Static(), "small", 128, 1000, threads)
+    view = loop.view
+    rows, queries = (
+        batch.select(slice(0, n)) for batch, n in ((view.candidates(4), 16), (view.probes(16), 64))
+    )
+
+    def step() -> None:
+        loss = token_losses(view.model, rows).mean()
+        torch.autograd.grad(loss, list(view.model.parameters()))
+
+    table = []
+    for precision, asked in (("float32", "<= 1.2"), ("bfloat16", "<= 0.75")):
+        estimator = GradDot(preconditioner="none", precision=precision)  # type: ignore[arg-type]
+        state = estimator.prepare(view, {}, queries)
+
+        def score(estimator: GradDot = estimator, state: dict[str, Any] = state) -> None:
+            estimator.score(view, state, rows)
+
+        mean, low, high = interval(list(ratios(step, score, max(3, pairs // 20), 2)))
+        what = f"grad_dot, 64 queries / forward and backward in float32, per row ({precision})"
+        table.append((what, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", asked))
+    return table
+
+
 def bench_startup() -> list[tuple[str, ...]]:
     """Time the command that a user types first."""
     command = [sys.executable, "-m", "harness.cli", "--help"]
@@ -307,6 +334,7 @@ def main() -> None:
             *bench_memory(out, options.pairs, options.threads),
             *bench_fidelity(out, options.threads),
             *bench_projections(options.threads),
+            *bench_row_gradients(out, options.pairs, options.threads),
             *bench_overhead(out, options.steps, options.threads),
         ]:
             table.add_row(*row)

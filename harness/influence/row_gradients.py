@@ -1,0 +1,154 @@
+"""Per-row gradients of chosen modules from one backward pass over a batch.
+
+Forward hooks keep each module's input and tap its output; when the backward pass reaches the tap,
+both factors of every row's gradient are there. What is made of them is made inside that call, so
+no more than one parameter's row gradients exist at a time. A parameter that two modules share is
+the exception where a norm is asked for: the first module's factors wait for the second's.
+
+A row's loss is the sum or the mean over its counted targets; a row without any has the loss 0 and
+the gradient 0. The model is left as it was: no `grad`, flag, hook or generator moves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from harness.cross_entropy import cross_entropy
+from harness.influence.factors import Factors, materialised
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.api import Batch
+    from harness.influence.selection import Use
+
+Reduction = Literal["sum", "mean"]
+Precision = Literal["float32", "bfloat16"]
+Receive = Callable[[str, list[Factors]], None]
+
+
+def row_losses(model: nn.Module, rows: Batch, reduction: Reduction) -> Tensor:
+    """Return each row's loss [B] in nats, over counted targets alone."""
+    logits = model(input_ids=rows.inputs, use_cache=False).logits
+    targets = rows.targets.where(rows.mask, 0)  # a target that does not count may be no token
+    losses = cross_entropy(logits.flatten(0, 1), targets.flatten()).view_as(targets)
+    total = losses.where(rows.mask, 0.0).sum(1)
+    return total if reduction == "sum" else total / rows.mask.sum(1).clamp(min=1)
+
+
+def row_gradients(
+    model: nn.Module, rows: Batch, uses: list[Use], reduction: Reduction = "mean"
+) -> dict[str, Tensor]:
+    """Return each row's gradient [B, *parameter.shape] by parameter name, all of them at once."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, factors: list[Factors]) -> None:
+        for one in factors:
+            gradient = materialised(one)[0].view(-1, *shapes[name])
+            found[name] = found[name] + gradient if name in found else gradient
+
+    backward(model, rows, uses, keep, reduction)
+    return found
+
+
+def backward(
+    model: nn.Module,
+    rows: Batch,
+    uses: list[Use],
+    receive: Receive,
+    reduction: Reduction = "mean",
+    precision: Precision = "float32",
+    together: bool = False,
+) -> Tensor:
+    """Run one pass, calling `receive(parameter, factors)` as it reaches them; return losses [B].
+
+    With `together`, the modules that share a parameter are received in one call. A parameter that
+    the loss does not depend on is not received.
+    """
+    token = torch.zeros((), device=rows.inputs.device, requires_grad=True)
+    waiting: dict[str, list[Factors]] = {}
+    left_over: Counter[str] = Counter()
+
+    def arrive(name: str, factors: Factors) -> None:
+        left_over[name] -= 1
+        if not together:
+            return receive(name, [factors])
+        waiting.setdefault(name, []).append(factors)
+        if left_over[name] == 0:
+            receive(name, waiting.pop(name))
+
+    autocast = torch.autocast(
+        rows.inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"
+    )
+    with torch.enable_grad(), _hooked(uses, len(rows.inputs), token, left_over, arrive):
+        with autocast:
+            losses = row_losses(model, rows, reduction)
+        torch.autograd.grad(losses.sum(), token, allow_unused=True)
+    for name in list(waiting):  # one of its modules had no part in the loss
+        receive(name, waiting.pop(name))
+    return losses.detach()
+
+
+@contextmanager
+def _hooked(
+    uses: list[Use],
+    num_rows: int,
+    token: Tensor,
+    left_over: Counter[str],
+    arrive: Callable[[str, Factors], None],
+) -> Iterator[None]:
+    from harness.influence.tap import Tap  # here, since it is a class of torch's
+
+    def hook(
+        use: Use, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> Any:
+        given = (args[0] if args else next(iter(kwargs.values()))).detach()
+        if num_rows > 1 and out.shape[0] == 1:  # positions, say: one for all rows
+            out = out.expand(num_rows, *out.shape[1:])
+            given = given.expand(num_rows, *given.shape[1:])
+        left_over.update(name for name in (use.weight, use.bias) if name)
+
+        def receive(gradient: Tensor) -> None:
+            for name, factors in _factors(use, given, gradient, num_rows):
+                arrive(name, factors)
+
+        return Tap.apply(out, token, receive)  # type: ignore[no-untyped-call]
+
+    handles = [
+        use.module.register_forward_hook(partial(hook, use), with_kwargs=True) for use in uses
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _factors(
+    use: Use, given: Tensor, gradient: Tensor, num_rows: int
+) -> Iterator[tuple[str, Factors]]:
+    """Yield each parameter's factors; tokens that a model has flattened get their rows back."""
+    if gradient.numel() % (num_rows * gradient.shape[-1]) or given.shape[0] % num_rows:
+        raise ValueError(f"{use.name}: an output {list(gradient.shape)} is not {num_rows} rows")
+    gradient = gradient.reshape(num_rows, -1, gradient.shape[-1])  # [B, T, out]
+    if use.bias:
+        one = gradient.sum(1, keepdim=True)
+        yield use.bias, Factors(one.new_ones(num_rows, 1, 1), one, 1)
+    if not use.weight:
+        return
+    if use.kind == "embedding":
+        index = given.reshape(num_rows, -1)
+        if use.module.padding_idx is not None:
+            gradient = gradient * index.ne(use.module.padding_idx)[:, :, None]  # type: ignore[arg-type]
+        yield use.weight, Factors(index, gradient, int(use.module.num_embeddings))  # type: ignore[arg-type]
+        return
+    given = given.reshape(num_rows, -1, given.shape[-1]).to(gradient.dtype)  # [B, T, in]
+    left, right = (gradient, given) if use.kind == "linear" else (given, gradient)
+    yield use.weight, Factors(left, right, left.shape[-1])

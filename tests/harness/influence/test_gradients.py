@@ -1,0 +1,353 @@
+"""The estimators on row gradients: invariances, oracles of one real step, and what they bill."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.api import Batch, State
+from harness.influence import factors
+from harness.influence.directional import adam_scale
+from harness.influence.gradients import GradCos, GradDot, Group, with_reduction
+from harness.loop import Loop
+from harness.model import build_model, token_losses
+from harness.view import RunView
+from tests.tiny import MakeSpec
+
+ESTIMATORS = [
+    GradDot(),
+    GradDot(preconditioner="none", queries="mean"),
+    GradDot(preconditioner="none", modules=("all",)),
+    GradCos(modules=("all",)),
+    GradCos(preconditioner="none", modules=("all",)),
+    Group(modules=("mlp",)),
+]
+every = pytest.mark.parametrize(
+    "estimator", ESTIMATORS, ids=["dot", "mean", "plain", "cos", "plain_cos", "group"]
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, store: Any) -> Loop:
+    """Return a run after eight steps, so that AdamW has moments."""
+    from tests import tiny
+
+    loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("run"))
+    loop.start()
+    for _ in range(8):
+        loop.step()
+    loop.close()
+    return loop
+
+
+@pytest.fixture
+def view(trained: Loop) -> RunView:
+    """Return its view."""
+    return trained.view
+
+
+def some(view: RunView) -> tuple[Batch, Batch]:
+    """Return nine rows, one with few counted targets and one with none, and four queries."""
+    rows, query = view.candidates(3), view.probes(1)
+    mask = rows.mask.clone()
+    mask[1, 9:], mask[4] = False, False
+    return replace(rows, mask=mask), query
+
+
+def scores(estimator: Any, view: RunView, rows: Batch, query: Batch) -> Tensor:
+    """Return [N, Q]."""
+    state: State = estimator.prepare(view, estimator.fit(view, rows), query)
+    assert all(isinstance(value, Tensor) for value in state.values())
+    total: Tensor = estimator.score(view, state, rows).total
+    return total
+
+
+def plain_gradients(view: RunView, rows: Batch, scale: bool) -> Tensor:
+    """Return one flat gradient per row of all matrices, biases left out, times Adam's factor."""
+    factor = adam_scale(view)
+    chosen = {n: p for n, p in view.model.named_parameters() if p.ndim == 2}
+    found = []
+    for i in range(len(rows.rows)):
+        row = rows.select(slice(i, i + 1))
+        loss = token_losses(view.model, row).sum() / row.mask.sum().clamp(min=1)
+        parts = torch.autograd.grad(loss, list(chosen.values()))
+        pairs = zip(chosen, parts, strict=True)
+        found.append(
+            torch.cat([(g.double() * (factor[n] if scale else 1)).flatten() for n, g in pairs])
+        )
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("adam", [True, False])
+def test_dots_and_cosines_are_those_of_one_backward_pass_per_row(view: RunView, adam: bool) -> None:
+    """With the tied head's two parts, in the norms too; the row alone is preconditioned."""
+    rows, query = some(view)
+    options: dict[str, Any] = {"modules": ("all",), "biases": False}
+    options["preconditioner"] = "adam" if adam else "none"
+    g, q = plain_gradients(view, rows, adam), plain_gradients(view, query, False)
+    dots = g @ q.T
+    cosines = dots / (g.norm(dim=1)[:, None] * q.norm(dim=1))
+
+    tolerance = {"rtol": 1e-4, "atol": 1e-5 * float(dots.abs().max())}
+    torch.testing.assert_close(scores(GradDot(**options), view, rows, query), dots, **tolerance)
+    found = scores(GradCos(**options), view, rows, query)
+    torch.testing.assert_close(found, cosines.nan_to_num(), rtol=1e-4, atol=1e-5)
+    assert float(found[4].abs().max()) == 0  # nothing counts there
+
+
+def test_all_forms_of_the_product_agree() -> None:
+    """Materialised, vector and ghost, in float64, and the FLOPs that each claims."""
+    made = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(3, 4, n, generator=made).double() for n in (6, 5))
+    use = factors.Factors(left, right, 6)
+    queries = [factors.Factors(left[:k] + 1, right[:k] - 2, 6) for k in (1, 2)]
+    for query in queries:
+        dense = factors.materialised(query)[0]
+        wanted = torch.einsum("btl,btr,qlr->bq", left, right, dense)
+        squares = factors.materialised(use)[0].square().sum((1, 2))
+        for held, norms in ((dense, False), (dense, True), (query, True)):
+            with FlopCounterMode(display=False) as counter:
+                found = factors.products([use], held, None, norms)
+            torch.testing.assert_close(found.dots, wanted)
+            assert counter.get_total_flops() == found.flops
+            if norms:
+                torch.testing.assert_close(found.squares, squares)
+
+
+def test_short_rows_keep_their_queries_as_factors(view: RunView) -> None:
+    """The ghost form is chosen by FLOPs, and gives the scores of the other."""
+    rows, query = (batch_cut(batch, 2) for batch in some(view))
+    estimator = GradDot(preconditioner="none", modules=("mlp",))
+    state = estimator.prepare(view, {}, query)
+    name = "transformer.h.0.mlp.c_fc.weight"
+    dense = {k: v for k, v in state.items() if not k.startswith(("left", "right"))}
+    for key in (k.removeprefix("left:") for k in state if k.startswith("left:")):
+        pair = factors.Factors(state[f"left:{key}"], state[f"right:{key}"], 0)
+        dense[f"query:{key}"] = factors.materialised(pair)[0]
+
+    assert f"left:{name}" in state
+    torch.testing.assert_close(
+        estimator.score(view, state, rows).total, estimator.score(view, dense, rows).total
+    )
+
+
+def batch_cut(batch: Batch, tokens: int) -> Batch:
+    """Return the first tokens of every row."""
+    return Batch(
+        batch.inputs[:, :tokens],
+        batch.targets[:, :tokens],
+        batch.mask[:, :tokens],
+        batch.domains,
+        batch.rows,
+    )
+
+
+@every
+def test_scores_do_not_depend_on_batches_or_order(estimator: Any, view: RunView) -> None:
+    """Rows per pass, order of rows, queries together or alone."""
+    rows, query = some(view)
+    order = torch.randperm(len(rows.rows), generator=torch.Generator().manual_seed(1))
+    wanted = scores(estimator, view, rows, query)
+    close: dict[str, float] = {"rtol": 1e-4, "atol": 1e-5 * float(wanted.abs().max())}
+
+    small = scores(replace(estimator, chunk_rows=2), view, rows, query)
+    torch.testing.assert_close(small, wanted, **close)
+    torch.testing.assert_close(
+        scores(estimator, view, rows.select(order), query), wanted[order], **close
+    )
+    if estimator.queries == "each":
+        alone = [scores(estimator, view, rows, query.select(slice(i, i + 1))) for i in range(4)]
+        torch.testing.assert_close(torch.cat(alone, 1), wanted, **close)
+
+
+@every
+def test_the_model_its_grads_and_generators_are_left_alone(estimator: Any, view: RunView) -> None:
+    """Bit for bit."""
+    before, generator = copy.deepcopy(view.model.state_dict()), torch.get_rng_state()
+
+    scores(estimator, view, *some(view))
+
+    assert all(torch.equal(v, before[n]) for n, v in view.model.state_dict().items())
+    assert all(p.grad is None for p in view.model.parameters())
+    assert not any(module._forward_hooks for module in view.model.modules())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+@every
+def test_the_bill_is_what_torch_counts(estimator: Any, view: RunView) -> None:
+    """Within 5 % of FlopCounterMode, for preparing and for scoring; attention written out."""
+    rows, query = some(view)
+    spec = view.stream, view.model
+    eager = build_model(
+        tiny_model(), spec[1].get_input_embeddings().weight.shape[0], 32, 0, attention="eager"
+    )
+    eager.load_state_dict(view.model.state_dict())
+    twin = Twin(view, eager)
+    with FlopCounterMode(display=False) as preparing:
+        state = estimator.prepare(twin, {}, query)
+    billed, twin.flops = twin.flops, 0.0
+    with FlopCounterMode(display=False) as scoring:
+        estimator.score(twin, state, rows)
+
+    # the queries' own norms, where they are kept as factors, are the only thing left out
+    assert billed == pytest.approx(preparing.get_total_flops(), rel=0.05)
+    assert twin.flops == pytest.approx(scoring.get_total_flops(), rel=0.05)
+    assert twin.tokens == rows.inputs.numel() + query.inputs.numel()
+
+
+def tiny_model() -> Any:
+    """Return the spec of the tiny model."""
+    from harness.spec import Model
+    from tests import tiny
+
+    return Model(config=tiny.SHAPE)
+
+
+class Twin:
+    """A view whose model is another, and which keeps the bill."""
+
+    def __init__(self, view: RunView, model: Any) -> None:
+        """Take the moments over to the other model's parameters."""
+        self.model, self.probe_domains, self.step = model, view.probe_domains, view.step
+        pairs = zip(view.model.parameters(), model.parameters(), strict=True)
+        self.optimizer = torch.optim.AdamW(model.parameters())
+        for old, new in pairs:
+            self.optimizer.state[new] = view.optimizer.state[old]
+        self.flops, self.tokens = 0.0, 0
+
+    def bill(self, flops: float, tokens: int = 0) -> None:
+        """Add up."""
+        self.flops, self.tokens = self.flops + flops, self.tokens + tokens
+
+
+@pytest.mark.parametrize("adam", [False, True])
+def test_one_real_step_per_row_lowers_the_querys_loss_as_scored(view: RunView, adam: bool) -> None:
+    """A step on the chosen parameters, plain or AdamW's with frozen v: r > .999, same sign."""
+    rows, query = view.candidates(4), view.probes(1).select(slice(3, 4))
+    estimator = GradDot(modules=("all",), preconditioner="adam" if adam else "none")
+    found = scores(estimator, view, rows, query)[:, 0]
+    chosen = [k[6:] for k in estimator.prepare(view, {}, query) if k.startswith("query:")]
+    scale, rate = adam_scale(view), 1e-6 if adam else 1e-3
+
+    drops = []
+    for i in range(len(rows.rows)):
+        model = copy.deepcopy(view.model).double()
+        parameters = dict(model.named_parameters())
+        before = token_losses(model, query).mean()
+        loss = token_losses(model, rows.select(slice(i, i + 1))).mean()
+        gradients = torch.autograd.grad(loss, [parameters[name] for name in chosen])
+        with torch.no_grad():
+            for name, gradient in zip(chosen, gradients, strict=True):
+                parameters[name] -= rate * gradient * (scale[name] if adam else 1)
+            drops.append(float(before - token_losses(model, query).mean()) / rate)
+
+    real = torch.tensor(drops, dtype=torch.float64)
+    assert torch.corrcoef(torch.stack([found, real]))[0, 1] > 0.999
+    assert (found.sign() == real.sign()).all()
+    torch.testing.assert_close(found, real, rtol=0.05, atol=0.01 * float(real.abs().max()))
+
+
+def test_group_is_the_mean_of_the_domains_rows(view: RunView) -> None:
+    """Each row carries it."""
+    rows, query = some(view)
+    single, group = scores(GradDot(), view, rows, query), scores(Group(), view, rows, query)
+
+    for domain in rows.domains.unique():
+        mine = rows.domains == domain
+        wanted = single[mine].mean(0).expand(int(mine.sum()), -1)
+        torch.testing.assert_close(group[mine], wanted)
+
+
+def test_the_mean_query_is_the_mean_of_the_queries(view: RunView) -> None:
+    """Dot products are linear."""
+    rows, query = some(view)
+    each = scores(GradDot(), view, rows, query).mean(1, keepdim=True)
+
+    mean = scores(GradDot(queries="mean"), view, rows, query)
+
+    torch.testing.assert_close(mean, each, rtol=1e-4, atol=1e-5 * float(each.abs().max()))
+
+
+def test_sum_and_mean_convert_into_each_other(view: RunView) -> None:
+    """A score says which it is."""
+    rows, query = some(view)
+    mean, total = GradDot(), GradDot(reduction="sum")
+    state = mean.prepare(view, {}, query)
+    one, other = mean.score(view, state, rows), total.score(view, state, rows)
+
+    assert (one.about["reduction"], other.about["reduction"]) == ("mean", "sum")
+    # computed in float32, added up in float64
+    for score, wanted in ((one, other), (other, one)):
+        converted = with_reduction(score, rows, wanted.about["reduction"])  # type: ignore[arg-type]
+        size = float(wanted.total.abs().max())
+        torch.testing.assert_close(converted.total, wanted.total, rtol=1e-5, atol=1e-6 * size)
+    with pytest.raises(ValueError, match="only grad_dot's scores convert, not those of 'group'"):
+        with_reduction(Group().score(view, state, rows), rows, "sum")
+
+
+def test_bfloat16_ranks_as_float32_does(view: RunView) -> None:
+    """The network in bfloat16, dot products in float32."""
+    rows, query = some(view)
+    exact = scores(GradDot(preconditioner="none"), view, rows, query)
+
+    rough = scores(GradDot(preconditioner="none", precision="bfloat16"), view, rows, query)
+
+    assert torch.corrcoef(torch.stack([exact.flatten(), rough.flatten()]))[0, 1] > 0.999
+    assert not torch.equal(exact, rough)
+
+
+def test_a_value_that_is_not_finite_names_row_and_module(
+    view: RunView,
+) -> None:
+    """The row by its domain and number, the module that its gradient broke in."""
+    rows, query = some(view)
+    state = GradDot().prepare(view, {}, query)
+    state["query:transformer.h.1.mlp.c_fc.weight"][0, 0, 0] = float("inf")
+
+    with pytest.raises(
+        FloatingPointError, match=r"row \d+ of domain 'a' at step 8 .* in transformer.h.1.mlp.c_fc"
+    ):
+        GradDot().score(view, state, rows)
+
+
+def test_memory_does_not_grow_with_the_number_of_rows(
+    view: RunView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest row gradient is that of one chunk, and one parameter is held at a time."""
+    import weakref
+
+    alive: set[int] = set()
+    peaks: list[int] = []
+    plain = factors.materialised
+
+    def watched(use: factors.Factors) -> tuple[Tensor, float]:
+        value, flops = plain(use)
+        alive.add(id(value))
+        weakref.finalize(value, alive.discard, id(value))
+        peaks.append(len(alive) * value.numel())
+        return value, flops
+
+    _, query = some(view)
+    estimator = GradDot(chunk_rows=4)
+    state = estimator.prepare(view, {}, query)
+    monkeypatch.setattr(factors, "materialised", watched)
+    found = []
+    for per_domain in (4, 16):
+        peaks.clear()
+        estimator.score(view, state, view.candidates(per_domain))
+        found.append(max(peaks))
+
+    largest = max(p.numel() for p in view.model.transformer.h.parameters())  # type: ignore[union-attr]
+    assert found == [4 * largest, 4 * largest]
+
+
+def test_chunk_rows_must_be_positive() -> None:
+    """Said at once."""
+    with pytest.raises(ValueError, match="chunk_rows is 0"):
+        GradDot(chunk_rows=0)
