@@ -34,6 +34,8 @@ class ReportPaths(NamedTuple):
     html: Path
     markdown: Path
     csv: Path
+    figures: Path
+    """Every figure's data and layout, as Plotly's own JSON by id."""
 
 
 def build(out_dir: Path, name: str | None = None) -> ReportPaths:
@@ -46,10 +48,12 @@ def write(evidence: Evidence) -> ReportPaths:
     context = contents(evidence)
     folder = evidence.out_dir / "report" / evidence.name
     folder.mkdir(parents=True, exist_ok=True)
-    paths = ReportPaths(folder / "report.html", folder / "report.md", folder / "results.csv")
+    names = ("report.html", "report.md", "results.csv", "figures.json")
+    paths = ReportPaths(*(folder / name for name in names))
     _write(paths.html, _render_html(context))
     _write(paths.markdown, _render_markdown(context))
     _write(paths.csv, tables.results_table(evidence).to_csv(index=False))
+    _write(paths.figures, figures.to_json(_panels(context)))
     return paths
 
 
@@ -150,9 +154,12 @@ def _run_ids(evidence: Evidence) -> list[tuple[str, list[tuple[int, list[tuple[s
     return nested
 
 
+def _panels(context: dict[str, Any]) -> list[figures.Panel]:
+    return [panel for key, value in context.items() if key.endswith("_panels") for panel in value]
+
+
 def _render_html(context: dict[str, Any]) -> str:
-    panels = [panel for key, value in context.items() if key.endswith("_panels") for panel in value]
-    text = figures.to_json(panels)
+    text = figures.to_json(_panels(context))
     # In a script element only these could end it or start a comment.
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -225,7 +225,12 @@ def test_a_run_reports_every_cell_and_writes_a_report(finished: Finished) -> Non
             assert re.search(rf"\[\d+/12\] {label} seed {seed} finished", finished.stdout)
     assert "report: new/out/report/tiny/report.html" in finished.stdout
     assert "\x1b" not in finished.stdout
-    assert {path.name for path in report.iterdir()} == {"report.html", "report.md", "results.csv"}
+    assert {path.name for path in report.iterdir()} == {
+        "figures.json",
+        "report.html",
+        "report.md",
+        "results.csv",
+    }
     assert all(label in (report / "report.md").read_text() for label in ARMS)
 
 

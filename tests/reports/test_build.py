@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from reports import figures, palette
@@ -50,18 +51,28 @@ def page(lossy: Path) -> Page:
     return Page(build(lossy).html)
 
 
-def test_the_three_files_are_written_whole_and_the_same_records_give_the_same_bytes(
+def test_the_files_are_written_whole_and_the_same_records_give_the_same_bytes(
     eight: Path,
 ) -> None:
     paths = build(eight)
     first = [path.read_bytes() for path in paths]
 
     assert sorted(p.name for p in (eight / "report" / "demo").iterdir()) == [
+        "figures.json",
         "report.html",
         "report.md",
         "results.csv",
     ]
     assert [path.read_bytes() for path in build(eight)] == first
+
+
+def test_the_figures_can_be_drawn_again(eight: Path) -> None:
+    """By anyone with plotly, from the file alone."""
+    specs = json.loads(build(eight).figures.read_text())
+
+    assert len(specs) >= 4
+    for spec in specs.values():
+        assert go.Figure(data=spec["data"], layout=spec["layout"]).data
 
 
 def test_the_csv_can_be_read_back(eight: Path) -> None:
