@@ -29,7 +29,11 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Losses [N] and the log-probabilities [N, V] that their derivative needs."""
+    """Losses [N] and the log-probabilities [N, V] that their derivative needs.
+
+    The latter are an output with a derivative of its own, so that what is saved leads back to the
+    logits and the derivative can be differentiated again.
+    """
 
     @staticmethod
     def forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,19 +45,28 @@ class _CrossEntropy(torch.autograd.Function):
         saved = inputs[1], output[1]
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
-        ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None]:
+    def backward(
+        ctx: Any, of_losses: Tensor | None, of_log_probabilities: Tensor | None
+    ) -> tuple[Tensor | None, None]:
         targets, log_probabilities = ctx.saved_tensors
-        along = log_probabilities.exp().mul_(gradient[:, None])
-        along.scatter_add_(-1, targets[:, None], -gradient[:, None])
+        probabilities, along = log_probabilities.exp(), None
+        if of_log_probabilities is not None:
+            total = of_log_probabilities.sum(-1, keepdim=True)
+            along = of_log_probabilities - probabilities * total
+        if of_losses is not None:
+            share = of_losses[:, None]
+            # in place, unless autograd will need the probabilities themselves
+            again = torch.is_grad_enabled() or along is not None
+            scaled = probabilities * share if again else probabilities.mul_(share)
+            scaled = scaled.scatter_add_(-1, targets[:, None], -share)
+            along = scaled if along is None else along + scaled
         return along, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, None]:
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, Tensor]:
         targets, log_probabilities = ctx.saved_tensors
-        mean = (log_probabilities.exp() * tangent).sum(-1)
-        return mean - tangent.gather(-1, targets[:, None])[:, 0], None
+        centered = tangent - (log_probabilities.exp() * tangent).sum(-1, keepdim=True)
+        return -centered.gather(-1, targets[:, None])[:, 0], centered

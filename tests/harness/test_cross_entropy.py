@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -62,12 +65,49 @@ def test_forward_mode_agrees_with_backward_mode() -> None:
     torch.testing.assert_close(along, (gradients * tangent).sum(-1), rtol=1e-5, atol=1e-6)
 
 
-def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
-    """Nothing here needs one; were it asked for, PyTorch says so."""
-    logits, targets, _ = some_logits(1.0)
+def second(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+    """Return what a gradient's square says of the parameters, and a Hessian's product, float64."""
+    logits, targets, weights = some_logits(1.0, torch.float64)
+    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(5)).double()
     logits.requires_grad_()
 
-    first = torch.autograd.grad(cross_entropy(logits, targets).sum(), logits, create_graph=True)[0]
+    def total(x: torch.Tensor) -> torch.Tensor:
+        return (loss(x * x, targets) * weights).sum()  # x * x: a network with curvature of its own
 
-    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
-        first.square().sum().backward()
+    first = torch.autograd.grad(total(logits), logits, create_graph=True)[0]
+    product = torch.autograd.grad((first * direction).sum(), logits, retain_graph=True)[0]
+    return [torch.autograd.grad(first.square().sum(), logits)[0], product]
+
+
+def test_second_derivatives_are_pytorchs() -> None:
+    """Hessian-vector products go through here; a graph cut off in silence would halve them."""
+    wanted = second(lambda logits, targets: F.cross_entropy(logits, targets, reduction="none"))
+
+    for ours, theirs in zip(second(cross_entropy), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_function_transforms_agree_with_autograd() -> None:
+    """torch.func.grad, and forward mode over it, as a Hessian-vector product is often written."""
+    logits, targets, _ = some_logits(1.0, torch.float64)
+    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(6)).double()
+
+    def through(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
+        gradient = torch.func.grad(lambda x: loss(x * x, targets).sum())
+        return torch.func.jvp(gradient, (logits,), (direction,))
+
+    ours = through(cross_entropy)
+    theirs = through(lambda x, y: F.cross_entropy(x, y, reduction="none"))
+
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_what_backward_saved_is_not_consumed_by_it() -> None:
+    """A graph that is kept can be gone through again."""
+    logits, targets, _ = some_logits(1.0)
+    logits.requires_grad_()
+    loss = cross_entropy(logits, targets).sum()
+
+    once = torch.autograd.grad(loss, logits, retain_graph=True)[0]
+
+    assert torch.equal(torch.autograd.grad(loss, logits)[0], once)
