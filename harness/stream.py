@@ -106,13 +106,12 @@ class Stream:
 
     def draw(self, weights: Tensor, seen: Tensor, step: int, rows: int) -> Batch:
         """Return `rows` training rows of the mixture [K]; counts them in `seen` [K]."""
-        uniforms = torch.rand(
-            rows, dtype=torch.float64, generator=generator(self.data_seed, "draw", step)
-        )
+        keyed = generator(self.data_seed, "draw", step)
+        points = torch.rand(rows, dtype=torch.float64, generator=keyed)
         edges = weights.cumsum(0)
         edges = edges / edges[-1]  # ends at exactly 1, above every uniform
         picks, counts = [], seen.numpy()  # the tensor's own memory
-        for k in np.searchsorted(edges.numpy(), uniforms.numpy(), side="right"):
+        for k in np.searchsorted(edges.numpy(), points.numpy(), side="right"):
             picks.append((self.domains[k], self._nth_row(self.domains[k], int(counts[k]))))
             counts[k] += 1
         return self._hidden(self.train.batch(picks, self.domains, self.device), "draw", step)

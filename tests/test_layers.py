@@ -15,6 +15,7 @@ LAYERS = [
     {"cli"},
     {"commands"},
     {"ablate", "display", "show", "specfile"},
+    {"preflight"},
     {"grid", "resolve"},
     {"worker"},
     {"runner"},

@@ -15,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.ablate import check_name, localized
 from harness.api import Mixer
 from harness.corpus import corpus_id
 from harness.data_warnings import warnings_of
 from harness.errors import SpecError
 from harness.files import read_json
 from harness.plans import recall
+from harness.preflight import check_name, localized
 from harness.records import CHECKPOINT, HEADER
 from harness.resolve import num_cores, resolve
 from harness.shapes import estimate_parameters

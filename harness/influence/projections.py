@@ -115,8 +115,8 @@ class CountSketch:
 
 
 @dataclass(frozen=True)
-class Gaussian:
-    """Multiply by independent normal numbers of variance 1 / num_dims: the reference."""
+class _Dense:
+    """Multiply by a matrix that is drawn block by block."""
 
     num_dims: int = 8192
     seed: int = 0
@@ -130,30 +130,27 @@ class Gaussian:
 
     def block(self, generator: torch.Generator) -> Tensor:
         """Return the matrix [DENSE_BLOCK, num_dims] of one block of coordinates, unscaled."""
+        raise NotImplementedError
+
+
+class Gaussian(_Dense):
+    """Multiply by independent normal numbers of variance 1 / num_dims: the reference."""
+
+    def block(self, generator: torch.Generator) -> Tensor:
+        """Return normal numbers [DENSE_BLOCK, num_dims]."""
         return torch.randn(DENSE_BLOCK, self.num_dims, generator=generator)
 
 
-@dataclass(frozen=True)
-class Rademacher:
+class Rademacher(_Dense):
     """Multiply by independent signs over sqrt(num_dims): the reference."""
 
-    num_dims: int = 8192
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _positive(num_dims=self.num_dims)
-
-    def project(self, name: str, gradient: Tensor) -> Tensor:
-        """Return the module's share [B, num_dims] of the projection of gradient [B, ...]."""
-        return _dense(self, name, gradient)
-
     def block(self, generator: torch.Generator) -> Tensor:
-        """Return the matrix [DENSE_BLOCK, num_dims] of one block of coordinates, unscaled."""
+        """Return signs [DENSE_BLOCK, num_dims]."""
         shape = (DENSE_BLOCK, self.num_dims)
         return torch.randint(0, 2, shape, generator=generator, dtype=torch.float32).mul_(2).sub_(1)
 
 
-def _dense(projection: Gaussian | Rademacher, name: str, gradient: Tensor) -> Tensor:
+def _dense(projection: _Dense, name: str, gradient: Tensor) -> Tensor:
     """Multiply block by block: the matrix is drawn on the CPU, the same for every device."""
     flat = _flat(name, gradient)
     dtype = _sum_dtype(flat)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from baselines.static import Static
-from harness.ablate import Display, _Notices, _path, _plain, check_name
+from harness.ablate import Display, _Notices
 from harness.corpus import corpus_id
 from harness.errors import SpecError
 from harness.files import write_json
+from harness.preflight import ablation_path, check_name, plain
 from harness.spec import Ablation, Arm, Budget, Model, Tokenizer
 from harness.trackers import UNREACHABLE
 from tests import tiny
@@ -32,9 +33,9 @@ CHANGED = {"one": Arm(method="static", settings=Static(weights="natural"))}
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     """Return a folder in which the ablation was run before."""
-    _path(ABLATION, tmp_path).parent.mkdir()
-    content = {"spec": _plain(ABLATION), "corpus_id": corpus_id(ABLATION.corpus)}
-    write_json(_path(ABLATION, tmp_path), content)
+    ablation_path(ABLATION, tmp_path).parent.mkdir()
+    content = {"spec": plain(ABLATION), "corpus_id": corpus_id(ABLATION.corpus)}
+    write_json(ablation_path(ABLATION, tmp_path), content)
     return tmp_path
 
 
@@ -80,9 +81,9 @@ def test_a_model_that_moved_is_the_same_ablation(tmp_path: Path) -> None:
         model=Model(source="moved/a"),
         tokenizer=Tokenizer(kind="pretrained", source="moved/a"),
     )
-    _path(here, tmp_path).parent.mkdir()
-    content = {"spec": _plain(here), "corpus_id": "c", "model_id": "m"}
-    write_json(_path(here, tmp_path), content)
+    ablation_path(here, tmp_path).parent.mkdir()
+    content = {"spec": plain(here), "corpus_id": "c", "model_id": "m"}
+    write_json(ablation_path(here, tmp_path), content)
 
     check_name(there, tmp_path, "c", "m")
     with pytest.raises(SpecError, match="differs in model;"):

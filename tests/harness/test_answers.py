@@ -203,7 +203,7 @@ def test_an_answer_that_lies_in_no_whole_row_is_refused(
     answers: tuple[Corpus, TokenStore],
 ) -> None:
     """Before any run: a split whose only answers are in the rest that no row holds."""
-    from harness.ablate import _check_rows
+    from harness.preflight import check_rows
     from harness.spec import Ablation
 
     corpus, store = answers
@@ -215,6 +215,6 @@ def test_an_answer_that_lies_in_no_whole_row_is_refused(
         budget={"steps": 3}, batch={"tokens": TOKENS},
     )  # fmt: skip
 
-    _check_rows(ablation, store)
+    check_rows(ablation, store)
     with pytest.raises(SpecError, match=r"domains\.qa: no answer lies in a whole row .* heldout"):
-        _check_rows(ablation, replace(store, _masks=cut))
+        check_rows(ablation, replace(store, _masks=cut))

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from harness import checkpoint
-from harness.ablate import _check_model, localized
 from harness.corpus.tokenizer import train_bpe
 from harness.errors import SpecError
 from harness.loop import InterruptedRunError
 from harness.model import build_model, count_row_flops, token_losses
 from harness.model_check import check_model
+from harness.preflight import check_buildable, localized
 from harness.pretrained import fingerprint_model, model_folder, tokenizer_folder
 from harness.records import CHECKPOINT
 from harness.runner import Runner, open_finished
@@ -397,7 +397,7 @@ def test_an_ablation_gets_local_folders_and_a_fingerprint(saved: Folder, tmp_pat
 
     assert ablation.model.source == ablation.tokenizer.source == str(source)
     assert model_id == fingerprint_model(source, tmp_path)
-    _check_model(ablation)
+    check_buildable(ablation)
     program = (
         "import sys; from pathlib import Path; from harness.pretrained import *;"
         f"p = model_folder({str(source)!r}, None, False, Path({str(tmp_path)!r}), print);"
