@@ -11,196 +11,30 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import tyro
 from rich.console import Console
 
 from harness.arguments import check_command, parse
 from harness.deferred import deferred
 from harness.errors import SpecError
-
-HELP = """Referee of language-model data mixing: which mixture wins on your data, at your budget,
-and what it cost.
-
-Example: steelyard run sweeps/demo.toml --out runs/demo
-
-steelyard COMMAND --help says more of each; steelyard --version; completion of commands and options
-for your shell: eval "$(steelyard completion bash)", in ~/.bashrc to keep it"""
-
-
-def positional(name: str) -> Any:
-    """Return the marks of an argument without a flag, shown as `name` in help and complaints."""
-    return tyro.conf.Positional, tyro.conf.arg(metavar=name)
-
-
-Spec = Annotated[Path, *positional("SPEC")]
-Folder = Annotated[Path, *positional("DIR")]
-
-
-@dataclass(frozen=True)
-class Init:
-    """Write a commented spec for your own files or data sets of the hub, ready to run.
-
-    Each path is one domain: a file, a folder, a quoted glob, or a hub name (owner/name). What the
-    first rows look like decides the columns, the sizes and the budget; read it and change it.
-
-    Example: steelyard init data/gsm8k data/wikitext2 --out mine.toml
-    """
-
-    paths: Annotated[tuple[str, ...], *positional("PATHS")]
-    """What to mix: two or more."""
-    out: Path = Path("spec.toml")
-    """The spec to write."""
-    name: str | None = None
-    """Name of the ablation; by default the spec's file name."""
-    target: str | None = None
-    """The domain that the ablation is about; by default the first."""
-    force: bool = False
-    """Write over an existing file."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Show what `run` would do: runs, tokens, FLOPs, minutes, disk, and what the seeds can prove.
-
-    Trains nothing and builds no corpus. Runs are found by their content, so what is done is not
-    asked for again; any key of the spec can be overridden, as for `run`.
-
-    Example: steelyard plan sweeps/demo.toml --out runs/demo --budget.steps=500
-    """
-
-    spec: Spec
-    """The ablation, a TOML file."""
-    out: Path = Path("runs")
-    """Folder of runs and corpora, as given to `run`."""
-    jobs: int | None = None
-    """Runs that train at the same time; by default what the cores allow."""
-    measure: bool = False
-    """Time three steps, where no finished run of this shape gives a rate."""
-
-
-WandbMode = Literal["online", "offline", "disabled"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Run an ablation: every arm at every seed, then a table and a report.
-
-    Finished runs are found by their content, interrupted ones resume. Any key of the spec can be
-    overridden; `steelyard run SPEC --help` lists them all.
-
-    Example: steelyard run sweeps/demo.toml --out runs/demo --arms.influence.settings.every=10
-    """
-
-    spec: Spec
-    """The ablation, a TOML file."""
-    out: Path = Path("runs")
-    """Folder of runs, corpora and reports; it can be shared by many ablations."""
-    jobs: int | None = None
-    """Runs that train at the same time; by default what the cores allow. Changes no number."""
-    wandb_mode: WandbMode | None = None
-    """Where W&B is a tracker; by default WANDB_MODE, else online if logged in, else offline."""
-
-
-@dataclass(frozen=True)
-class Show:
-    """List the ablations and runs in a folder, and their state.
-
-    Example: steelyard show runs/demo
-    """
-
-    folder: Folder = Path("runs")
-    """The --out of a run."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """Write report.html, report.md and results.csv.
-
-    Example: steelyard report runs/demo
-    """
-
-    folder: Folder = Path("runs")
-    """The --out of a run."""
-    name: str | None = None
-    """Which ablation, where the folder holds several; by default the latest."""
-    wandb_mode: WandbMode | None = None
-    """Where W&B is a tracker of the ablation and does not have this report yet; as for run."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write an arm's mixture as JSON, or as a fragment of another trainer's configuration.
-
-    Example: steelyard export runs/demo influence --format llamafactory --to mixture.yaml
-    """
-
-    folder: Folder
-    """The --out of a run."""
-    arm: Annotated[str, *positional("ARM")]
-    """Whose mixture."""
-    name: str | None = None
-    """Which ablation, where the folder holds several; by default the latest."""
-    seed: int | None = None
-    """One seed's mixture; by default the mean over all finished seeds."""
-    what: Literal["final", "mean", "schedule"] = "mean"
-    """Weights of the last step, their mean over the run, or how they went (JSON only)."""
-    format: Literal["json", "interleave", "axolotl", "llamafactory", "nemo", "torchtitan"] = "json"
-    """JSON, datasets.interleave_datasets, or the trainer whose configuration it is for."""
-    to: Path | None = None
-    """File to write; by default standard output."""
-
-
-@dataclass(frozen=True)
-class Doctor:
-    """Check what runs need of this machine, and say how to fix what is wrong.
-
-    Example: steelyard doctor --out runs/demo
-    """
-
-    out: Path = Path("runs")
-    """Folder that runs would be written to."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """Print what completes commands and options in your shell.
-
-    Example: eval "$(steelyard completion bash)"   (in ~/.bashrc or ~/.zshrc to keep it)
-    """
-
-    shell: Annotated[Literal["bash", "zsh"], *positional("SHELL")]
-    """bash or zsh."""
-
+from harness.forms import (
+    COMMANDS,
+    HELP,
+    OVERRIDING,
+    Completion,
+    Doctor,
+    Export,
+    Init,
+    Plan,
+    Run,
+    Show,
+    overview,
+)
 
 NOT_OUR_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
-
-COMMANDS: dict[str, type] = {
-    "init": Init,
-    "plan": Plan,
-    "run": Run,
-    "show": Show,
-    "report": Report,
-    "export": Export,
-    "doctor": Doctor,
-    "completion": Completion,
-}
-OVERRIDING = (Plan, Run)  # they take keys of the spec beside their own options
-
-
-def overview() -> Any:
-    """Return all commands as one form, each with the first line of its docstring."""
-    form: Any = None
-    for name, command in COMMANDS.items():
-        first = (command.__doc__ or "").partition("\n")[0]
-        mark = tyro.conf.subcommand(name, description=first)
-        one: Any = Annotated[command, mark]
-        form = one if form is None else form | one
-    return form
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,7 +29,7 @@ LAYERS = [
     {"files", "shapes"},
     {"spec", "domains", "rng"},
     {"identity"},
-    {"arguments"},
+    {"arguments", "forms"},
     {"api", "errors", "deferred"},
 ]
 ONE_DOOR = {
@@ -51,7 +51,7 @@ ONE_DOOR = {
         "reports/tables.py",
         "reports/build.py",
     },
-    "tyro": {"harness/arguments.py", "harness/cli.py"},
+    "tyro": {"harness/arguments.py", "harness/forms.py"},
 }
 
 
