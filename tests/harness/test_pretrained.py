@@ -6,8 +6,10 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -298,6 +300,24 @@ def test_a_source_that_is_nowhere_is_refused(
     with pytest.raises(SpecError, match=complaint) as caught:
         found(source, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts and is silent; the library's own download would wait for minutes."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("harness.pretrained.PATIENCE_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", endpoint)
+        started = time.monotonic()
+
+        with pytest.raises(SpecError, match=r"cannot be had .*timed out.*; check the name"):
+            found("someone/some-model", tmp_path)
+
+    assert time.monotonic() - started < 20
 
 
 def refused(spec: Model, vocab_size: int = 300, mask: int | None = None) -> str:

@@ -32,3 +32,14 @@ def test_bash_takes_the_script(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.rstrip().endswith("steelyard")
+
+
+def test_bash_completes_files_where_a_command_takes_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """SPEC, PATHS and DIR are what is typed most."""
+    cli.main(["completion", "bash"])
+
+    assert "complete -o bashdefault -o default -F _tyro_steelyard steelyard" in (
+        capsys.readouterr().out
+    )

@@ -288,3 +288,13 @@ def test_a_broken_parquet_file_is_one_line() -> None:
 
     with pytest.raises(SpecError, match=r"fake\.parquet: is no parquet file"):
         draft("fake.parquet", other())
+
+
+@pytest.mark.parametrize("again", ["one.jsonl", "./one.jsonl", "*.jsonl"])
+def test_a_file_of_two_domains_is_refused(again: str) -> None:
+    """However it is named: the spec would be refused, so it is not written."""
+    one = rows("one.jsonl", {"text": PROSE})
+
+    with pytest.raises(SpecError, match="a text is of one domain"):
+        write_spec((one, again), Path("spec.toml"), None, None, False)
+    assert not Path("spec.toml").exists()

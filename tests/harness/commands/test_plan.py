@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,8 +203,15 @@ def test_what_is_printed_fits_and_says_what_is_unknown(tmp_path: Path, width: in
     assert "time: unknown until a first run; --measure" in words
     assert "corpus: not built yet" in words
     assert "as uniform" in words
+    assert "smallest effect: none" in words  # two seeds: whatever the effect
     assert "later: an id" in words
     assert "2 seeds and 2 tested methods cannot give a verdict" in words
+
+
+def test_a_tracker_that_run_would_refuse_is_told_of(tmp_path: Path) -> None:
+    asked = replace(ablation(tmp_path), trackers=("nowhere",))
+
+    assert "'nowhere' is unknown" in forecast(asked, tmp_path, None, False).problems[0]
 
 
 def test_another_ablation_of_the_name_is_told_of(tmp_path: Path) -> None:

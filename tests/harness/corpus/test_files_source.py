@@ -250,3 +250,18 @@ def test_reading_holds_one_row_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert len(parsed) == 1
     assert os.path.getsize(tmp_path / "a.jsonl") > len(parsed[0]) * 20
+
+
+@pytest.mark.parametrize("template", ["{ text}", "{text}", "{ text }"])
+def test_spaces_around_a_column_in_header_or_template_do_not_hide_it(
+    template: str, tmp_path: Path
+) -> None:
+    """The exact name first, then the one without spaces."""
+    name = " text" if template == "{ text}" else "text"
+    path = tmp_path / "a.csv"
+    path.write_text(f"{name}\n" + "".join(f"words {i}\n" for i in range(5)))
+
+    domain = FilesDomain(paths=(str(path),), template=template)
+    documents = list(find_source("d", domain).read())
+
+    assert sorted(d.text for d in documents) == [f"words {i}" for i in range(5)]

@@ -159,6 +159,14 @@ def test_a_direction_without_length_is_refused(view: RunView) -> None:
         checked_step(view, view.candidates(2), along)
 
 
+def test_adam_scale_needs_an_optimizer_that_keeps_moments(view: RunView) -> None:
+    """No later step would help: the message names the optimizer and what to do."""
+    view.optimizer = torch.optim.SGD(view.model.parameters(), lr=0.1)
+
+    with pytest.raises(ValueError, match="SGD keeps no second moments; use AdamW"):
+        adam_scale(view)
+
+
 def test_adam_scale_needs_moments(make_view: MakeView) -> None:
     """Before the first update there is nothing to precondition with."""
     with pytest.raises(ValueError, match="no second moment yet"):
