@@ -45,6 +45,7 @@ ONE_DOOR = {
     "rich": {
         "harness/cli.py",
         "harness/commands/doctor.py",
+        "harness/commands/init.py",
         "harness/commands/plan_table.py",
         "harness/display.py",
         "harness/show.py",

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from harness.commands.glance import Glance, format_of, look
 from harness.errors import SpecError
 
@@ -98,7 +100,7 @@ def _draft(path: str, taken: set[str]) -> Drafted:
     lines, saw = _columns(seen)
     comments = [f"# {line}" for line in saw]
     body = ['kind = "files"', *_where(path, files, ready), *lines]
-    name, size = _name(stem, taken), _readable(seen.num_bytes)
+    name, size = _name(stem, taken), decimal(seen.num_bytes)
     count = "1 file" if len(files) == 1 else f"{len(files)} files"
     told = f"{count}, {size}, {'; '.join(saw) or seen.format}"
     return Drafted(name, [*comments, f"[domains.{name}]", *body], seen.num_bytes, told)
@@ -266,7 +268,7 @@ rows = {ROWS}
 tokens = {TOKENS}
 
 [budget]
-steps = {steps}  # {_readable(total)} of text seen, {steps * ROWS * TOKENS:,} tokens a run
+steps = {steps}  # {decimal(total)} of text seen, {steps * ROWS * TOKENS:,} tokens a run
 
 [optimizer]
 learning_rate = 6e-3  # small models want large steps; 1e-3 or less from small on
@@ -289,13 +291,6 @@ settings = {{ every = {steps // 4} }}
 # [arms.doremi]  # trains a reference and a proxy first; with it, use 7 seeds
 # method = "doremi"
 """
-
-
-def _readable(num_bytes: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes} bytes"
 
 
 def _toml(value: str | list[str]) -> str:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from harness.commands.plan import MAIN, Forecast, Planned, cost_key
@@ -73,7 +74,7 @@ def _totals(plan: Forecast) -> list[str]:
         f"{len(missing) - main} auxiliary), {_scaled(tokens)} tokens, {_scaled(flops)} FLOPs of "
         "training; evaluation and a method's own work come on top",
         f"time: {_minutes(plan, flops)}",
-        f"disk: {_size(plan.checkpoint_bytes(missing))} of checkpoints "
+        f"disk: {decimal(plan.checkpoint_bytes(missing))} of checkpoints "
         f"({_scaled(plan.num_parameters)} parameters; the last one of each run is kept); beside "
         "them records, a report of about 5 MB, and the corpus where it is not built",
     ]
@@ -103,7 +104,7 @@ def _corpus(plan: Forecast) -> list[str]:
         if facts["train"]
     }
     listed = ", ".join(f"{name} {_scaled(size)}" for name, size in sizes.items())
-    return [f"corpus: built, {_size(plan.corpus_bytes)}; train tokens: {listed}"]
+    return [f"corpus: built, {decimal(plan.corpus_bytes)}; train tokens: {listed}"]
 
 
 def _showing(prospects: Any) -> list[str]:
@@ -136,10 +137,3 @@ def _scaled(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
-
-
-def _size(num_bytes: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes:.0f} bytes"
