@@ -67,7 +67,7 @@ check: setup ## Lint, check formatting, types and import layers
 	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/test_layers.py
 
 bench: setup ## Measure the loop against plain PyTorch
-	$(BIN)/python tests/bench/run.py
+	$(BIN)/python -m tests.bench.run
 
 # Resolved for the oldest Python: what it can run, the newer ones can. No find-links: a version
 # that one machine offers is not for everyone.
