@@ -291,7 +291,7 @@ def fidelity(evidence: Evidence) -> list[Panel]:
         )
         words.append(f"{arm} {means.mean():.3f}")
     figure.update_layout(hovermode="x unified")
-    figure.update_xaxes(title_text="step")
+    figure.update_xaxes(title_text="step", rangemode="tozero")
     figure.update_yaxes(range=[min(-0.05, 1.1 * found["spearman"].min()), 1.05], zeroline=True)
     alt = f"Rank correlation of row scores with the exact influence, mean: {', '.join(words)}."
     return [_panel("fidelity", "Rank correlation with the exact influence", alt, figure, 250)]
