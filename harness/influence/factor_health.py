@@ -175,24 +175,23 @@ def lambda_summary(values: Tensor, damping: float) -> Summary:
         "condition_damped": (float(spectrum.max()) + damping) / (float(spectrum.min()) + damping),
         "damping": damping,
         "damped": float((spectrum < damping).double().mean()),
-        "dtype": str(values.dtype).removeprefix("torch."),
     }
 
 
-def decomposed(covariances: State, ready: State) -> State:
+def decomposed(covariances: State, ready: State | None = None) -> State:
     """Return `A_vec:M`, `A_val:M`, `A_rung:M` and the same of G, float32, of `A:M` and `G:M`.
 
-    `ready` may hold decompositions made elsewhere, in float64: each is kept unless it is at fault.
+    `ready` holds decompositions tried elsewhere, in float64: each is kept unless it is at fault.
     """
     state: State = {}
     for name, matrix in covariances.items():
         side, _, module = name.partition(":")
         vec, val = f"{side}_vec:{module}", f"{side}_val:{module}"
         rung, ridge = float(GIVEN), 0.0
-        if vec in ready and not fault(ready[val], ready[vec]):
+        if ready and not fault(ready[val], ready[vec]):
             state |= {val: ready[val].float(), vec: ready[vec].float()}
         else:
-            start = "symmetrised" if ready else "float64"
+            start = "float64" if ready is None else "symmetrised"
             done = decompose(matrix, module, SIDES[side], start)
             rung, ridge = float(done.rung), done.ridge
             state |= {val: done.values.float(), vec: done.vectors.float().contiguous()}

@@ -58,7 +58,7 @@ def keys(rows: Batch) -> Tensor:
 
 def drawn(logits: Tensor, first: Tensor, key: int) -> Tensor:
     """Return a label for each token [B, T] int64 from softmax(logits [B, T, V])."""
-    num_rows, tokens, _ = logits.shape
+    tokens = logits.shape[1]
     numbers = torch.stack([words(key, int(i), int(i) + tokens) for i in first])
     # 52 of the 64 bits: a float64 holds them, and the result stays below 1
     uniform = numbers.bitwise_and(2**52 - 1).double().to(logits.device) / 2**52  # [B, T]

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from harness.influence.factor_health import SIDES, check_covariance
 from harness.influence.fisher import Sampling, with_own_targets
+from harness.influence.fisher_flops import BLOCK, turning
 from harness.influence.gradients import refuse_non_finite
 from harness.influence.row_gradients import Precision, backward
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from harness.influence.factors import Factors
     from harness.influence.fisher import Pool
     from harness.influence.selection import Use
-
-BLOCK = 256  # of a covariance; smaller matrix products run below a CPU's peak
 
 
 class Sides(NamedTuple):
@@ -97,35 +97,8 @@ def second_moments(
     return {f"lambda:{module}": total / len(pool.rows.rows) for module, total in sums.items()}
 
 
-def covariance_flops(uses: list[Use], tokens: int) -> float:
-    """Return what `covariances` costs for one row beyond the network's passes."""
-    return sum(2.0 * tokens * (_gram_share(o) + _gram_share(i)) for o, i in map(sizes, uses))
-
-
-def second_moment_flops(uses: list[Use], tokens: int, rotated: bool) -> float:
-    """Return the same for `second_moments`."""
-    total = 0.0
-    for use in uses:
-        out, size = sizes(use)
-        size += bool(use.bias)
-        total += 2.0 * tokens * out * size
-        total += 2.0 * min(_turning(tokens, out, size)) if rotated else 0.0
-    return total
-
-
-def sizes(use: Use) -> tuple[int, int]:
-    """Return a module's O and I, without the bias."""
-    out, size = use.module.weight.shape if use.kind == "linear" else use.module.weight.T.shape  # type: ignore[union-attr, operator]
-    return int(out), int(size)
-
-
-def _turning(tokens: int, out: int, size: int) -> tuple[float, float]:
-    """Return the multiply-adds of turning factors, or the gradient."""
-    return float(tokens * (out**2 + size**2)), float(out * size * (out + size))
-
-
 def _rotated(g: Tensor, a: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    factors, gradient = _turning(g.shape[1], g.shape[2], a.shape[2])
+    factors, gradient = turning(g.shape[1], g.shape[2], a.shape[2])
     if factors <= gradient:
         return torch.bmm((g @ left).mT, a @ right)  # [B, O, I]
     return left.mT @ (torch.bmm(g.mT, a) @ right)
@@ -137,12 +110,6 @@ def _add_gram(total: Tensor, rows: Tensor) -> None:
         part = rows[:, low : low + BLOCK].T
         high = low + len(part)
         total[low:high, :high].addmm_(part, rows[:, :high])
-
-
-def _gram_share(size: int) -> float:
-    return float(
-        sum(min(BLOCK, size - low) * min(size, low + BLOCK) for low in range(0, size, BLOCK))
-    )
 
 
 def _mirrored(total: Tensor) -> Tensor:
@@ -174,6 +141,19 @@ def _passes(
 
         losses = backward(model, rows, uses, arrive, "sum", precision)  # type: ignore[arg-type]
         refuse_non_finite(view, rows, f"the loss, stage {stage}", losses)
+
+
+def check_covariances(
+    view: View, uses: list[Use], pool: Pool, chunk_rows: int, found: State
+) -> None:
+    """Refuse bad covariances `A:M` and `G:M`, by the row that is to blame where there is one."""
+    for name, matrix in found.items():
+        side, _, module = name.partition(":")
+        try:
+            check_covariance(matrix, module, SIDES[side])
+        except FloatingPointError:
+            refuse_row(view, uses, pool, chunk_rows, "covariances")
+            raise
 
 
 def refuse_row(view: View, uses: list[Use], pool: Pool, chunk_rows: int, stage: str) -> None:

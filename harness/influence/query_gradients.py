@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from harness.influence.factors import Factors, materialised, summed
 from harness.influence.gradients import _chunks, _counter, refuse_non_finite
-from harness.influence.preconditioner import Strategy, Unit, joined, parted, precondition
-from harness.influence.row_gradients import Precision, backward
+from harness.influence.preconditioner import joined, parted, precondition
+from harness.influence.row_gradients import backward
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.api import Batch, State, View
+    from harness.influence.curvature import Ekfac
     from harness.influence.selection import Use
-
-
-class Options(Protocol):
-    """What of an estimator's settings is read here."""
-
-    strategy: Strategy
-    damping: float
-    damping_unit: Unit
-    precision: Precision
-    chunk_rows: int
 
 
 def preconditioned_queries(
@@ -34,7 +25,7 @@ def preconditioned_queries(
     fitted: State,
     query: Batch,
     weights: Tensor,
-    options: Options,
+    options: Ekfac,
 ) -> State:
     """Return `query:P` [Q, L, R], the plain gradients' `norms` [Q], and a row's network `flops`.
 
@@ -65,7 +56,7 @@ def preconditioned_queries(
 
 
 def network_flops(view: View, uses: list[Use], rows: Batch) -> float:
-    """Return FLOPs of one row's forward and backward pass, counted on the first row, and bill it."""
+    """Return FLOPs of a row's forward and backward pass, counted on the first row, and bill it."""
     with _counter() as counter:
         backward(view.model, rows.select(slice(0, 1)), uses, lambda name, factors: None)
     flops = float(counter.get_total_flops())
@@ -74,7 +65,7 @@ def network_flops(view: View, uses: list[Use], rows: Batch) -> float:
 
 
 def _gradients(
-    view: View, uses: list[Use], query: Batch, weights: Tensor, options: Options
+    view: View, uses: list[Use], query: Batch, weights: Tensor, options: Ekfac
 ) -> tuple[dict[str, Tensor], float]:
     """Return each parameter's gradients [Q, L, R], and FLOPs beyond the network's."""
     each = len(weights) == len(query.rows) and bool((weights == torch.eye(len(weights))).all())
