@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -28,10 +28,11 @@ def linear_copy(model: nn.Module, uses: list[Use]) -> nn.Module:
     twin.zero_grad(set_to_none=True)
     for use in uses:
         module = twin.get_submodule(use.name)
-        weight = module.weight.detach()
+        weight, bias = (cast("Tensor | None", getattr(module, n, None)) for n in ("weight", "bias"))
+        assert weight is not None
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
         if use.kind == "conv1d":
             weight = weight.T.contiguous()  # [out, in]
-        bias = None if module.bias is None else module.bias.detach()
         linear = _linear(weight, bias if use.bias else None)
         if bias is not None and not use.bias:
             linear.register_forward_hook(partial(_add, bias))

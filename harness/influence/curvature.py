@@ -115,7 +115,7 @@ class Ekfac:
         if self.route == "kronfluence":
             return {**fitted, **as_state(query, "query"), "weights": weights.sum(0)}
         found = preconditioned_queries(view, self._uses(view), fitted, query, weights, self)
-        if self.route == "hooks" or (self.route == "auto" and len(weights) > 1):
+        if self.route == "hooks" or (self.route == "auto" and self.queries == "each"):
             return found
         return {**found, **steps(view, fitted, found, self.route == "auto")}
 

@@ -65,7 +65,8 @@ def covariances(
 
     _passes(view, uses, pool, chunk_rows, precision, receive, "covariances")
     count = int(live.sum())
-    return {name: _mirrored(total) / count for name, total in sums.items()}
+    names = [f"{side}:{use.name}" for use in uses for side in "AG"]
+    return {name: _mirrored(_reached(sums, name)) / count for name in names}
 
 
 def second_moments(
@@ -94,7 +95,8 @@ def second_moments(
         sums[module] = sums[module] + squared if module in sums else squared
 
     _passes(view, uses, pool, chunk_rows, precision, receive, "lambda")
-    return {f"lambda:{module}": total / len(pool.rows.rows) for module, total in sums.items()}
+    count = len(pool.rows.rows)
+    return {f"lambda:{use.name}": _reached(sums, use.name) / count for use in uses}
 
 
 def _rotated(g: Tensor, a: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -109,7 +111,15 @@ def _add_gram(total: Tensor, rows: Tensor) -> None:
     for low in range(0, len(total), BLOCK):
         part = rows[:, low : low + BLOCK].T
         high = low + len(part)
-        total[low:high, :high].addmm_(part, rows[:, :high])
+        block = total[low:high, :high]
+        torch.addmm(block, part, rows[:, :high], out=block)  # addmm_ is not counted by torch
+
+
+def _reached(sums: dict[str, Tensor], name: str) -> Tensor:
+    if name not in sums:
+        module = name.removeprefix("A:").removeprefix("G:")
+        raise ValueError(f"the loss does not depend on {module!r}; leave it out of `modules`")
+    return sums[name]
 
 
 def _mirrored(total: Tensor) -> Tensor:

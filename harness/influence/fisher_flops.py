@@ -5,11 +5,13 @@ Two per multiply-add, as torch counts them: matrix products alone, so no eigende
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from harness.influence.preconditioner import ROTATED
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from harness.influence.curvature import Ekfac
     from harness.influence.fisher import Pool
     from harness.influence.selection import Use
@@ -70,7 +72,8 @@ def second_moment_flops(uses: list[Use], tokens: int, rotated: bool) -> float:
 
 def sizes(use: Use) -> tuple[int, int]:
     """Return a module's O and I, without the bias."""
-    out, size = use.module.weight.shape if use.kind == "linear" else use.module.weight.T.shape  # type: ignore[union-attr, operator]
+    weight = cast("Tensor", use.module.weight)
+    out, size = weight.shape if use.kind == "linear" else weight.T.shape
     return int(out), int(size)
 
 
