@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.api import Batch
-from harness.influence.directional import checked_step, norm, row_losses, score_rows
+from harness.influence.directional import checked_step, derivative, norm, row_losses
 from harness.influence.gradients import refuse_non_finite
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def steps(view: View, fitted: State, found: State, exact_instead: bool) -> State
     """
     rows, chosen = from_state(fitted, "check"), []
     for query in range(len(found["norms"])):
-        along = _along(view, found, query)
+        along = _along(found, query, view)
         if exact_instead and not norm(along) > 0:
             return {}
         step = checked_step(view, rows, along)
@@ -63,25 +63,20 @@ def score_along(
     view: View, prepared: State, rows: Batch, base: Tensor | None, reduction: Reduction
 ) -> Tensor:
     """Return [N, Q] float64; `base` [N] are the rows' mean losses where they are known."""
+    base = row_losses(view, rows, {}, 0.0) if base is None else base
     columns = []
     for query, (eps, _, _) in enumerate(prepared["eps"].tolist()):
-        along = _along(view, prepared, query)
-        if base is None:
-            columns.append(score_rows(view, rows, along, eps))
-            continue
-        moved = row_losses(view, rows, along, eps)
-        columns.append(((moved - base.to(moved)) / eps).cpu())
+        along = _along(prepared, query, view)
+        columns.append(derivative(view, rows, along, eps, base=base))
         refuse_non_finite(view, rows, "a finite difference", columns[-1])
     total = torch.stack(columns, 1)  # [N, Q]
     return total * rows.mask.sum(1).double().cpu()[:, None] if reduction == "sum" else total
 
 
-def _along(view: View, prepared: State, query: int) -> Direction:
-    """Return a query's direction by parameter; those not chosen stay where they are."""
-    zero = torch.zeros((), device=next(view.model.parameters()).device)
+def _along(prepared: State, query: int, view: View) -> Direction:
+    """Return a query's direction, of the chosen parameters alone."""
     return {
         name: prepared[f"query:{name}"][query].view(parameter.shape)
-        if f"query:{name}" in prepared
-        else zero.expand(parameter.shape)
         for name, parameter in view.model.named_parameters()
+        if f"query:{name}" in prepared
     }

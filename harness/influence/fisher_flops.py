@@ -12,7 +12,7 @@ from harness.influence.preconditioner import ROTATED
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.influence.curvature import Ekfac
+    from harness.influence.ekfac import Ekfac
     from harness.influence.fisher import Pool
     from harness.influence.selection import Use
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.influence.factors import Factors, materialised, summed
-from harness.influence.gradients import _chunks, _counter, refuse_non_finite
+from harness.influence.flops import chunks, counter
+from harness.influence.gradients import refuse_non_finite
 from harness.influence.preconditioner import joined, parted, precondition
 from harness.influence.row_gradients import backward
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.api import Batch, State, View
-    from harness.influence.curvature import Ekfac
+    from harness.influence.ekfac import Ekfac
     from harness.influence.selection import Use
 
 
@@ -57,9 +58,9 @@ def preconditioned_queries(
 
 def network_flops(view: View, uses: list[Use], rows: Batch) -> float:
     """Return FLOPs of a row's forward and backward pass, counted on the first row, and bill it."""
-    with _counter() as counter:
+    with counter() as counted:
         backward(view.model, rows.select(slice(0, 1)), uses, lambda name, factors: None)
-    flops = float(counter.get_total_flops())
+    flops = float(counted.get_total_flops())
     view.bill(flops, rows.targets.shape[1])
     return flops
 
@@ -85,7 +86,7 @@ def _gradients(
             total[0] += value
         flops += cost
 
-    for chunk in _chunks(query, options.chunk_rows):
+    for chunk in chunks(query, options.chunk_rows):
         losses = backward(view.model, chunk, uses, receive, "mean", options.precision)
         refuse_non_finite(view, chunk, "loss", losses)
         start += len(chunk.rows)

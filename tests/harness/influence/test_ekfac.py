@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.api import Batch
 from harness.influence import along_queries, fisher, fisher_by_hooks, preconditioner
 from harness.influence.conv1d import linear_copy
-from harness.influence.curvature import Ekfac
+from harness.influence.ekfac import Ekfac
 from harness.influence.factor_files import load_factors, save_factors
 from harness.influence.gradients import GradDot
 from harness.influence.selection import choose
@@ -181,6 +183,15 @@ def by_hand(view: RunView, names: list[str], pool: Batch, rows: Batch, query: Ba
     return found
 
 
+@pytest.fixture
+def quick_collections() -> Iterator[None]:
+    """Spare kronfluence's many garbage collections a look at all that the session has imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.filterwarnings("ignore:.*GradScaler:FutureWarning")
 @pytest.mark.parametrize("strategy", ["ekfac", "kfac", "diagonal"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
