@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.influence.influcoder.lora_gradients import flop_counter
+from harness.influence.influcoder.flops import SampledFlops
 from harness.rng import generator
 
 if TYPE_CHECKING:
@@ -94,16 +94,17 @@ def distill(
     parameters = list(encoder.module.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=WEIGHT_DECAY)
     warm = max(1, round(WARM_UP * len(plan)))
-    with torch.enable_grad(), flop_counter() as counter:
-        for step, (anchors, candidates) in enumerate(plan):
-            rate = min((step + 1) / warm, (len(plan) - step) / max(1, len(plan) - warm))
-            optimizer.param_groups[0]["lr"] = options.learning_rate * rate
+    flops = SampledFlops()
+    for step, (anchors, candidates) in enumerate(plan):
+        rate = min((step + 1) / warm, (len(plan) - step) / max(1, len(plan) - warm))
+        optimizer.param_groups[0]["lr"] = options.learning_rate * rate
+        with torch.enable_grad(), flops.of(1):
             scores = encoder(queries.select(anchors)) @ encoder(pool.select(candidates)).T
             loss = block_loss(scores, targets[anchors][:, candidates], options)
             if not loss.isfinite():
                 raise FloatingPointError(f"influcoder: the loss of block {step} is {float(loss)}")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-            optimizer.step()
-    return float(counter.get_total_flops())
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+    return flops.total

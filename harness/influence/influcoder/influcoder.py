@@ -28,12 +28,12 @@ from harness.influence.gradients import refuse_non_finite
 from harness.influence.influcoder.agreement import agreement, split, unseen
 from harness.influence.influcoder.distill import Distillation, distill
 from harness.influence.influcoder.encoder import SCRATCH, Encoder, decoder, open_encoder
+from harness.influence.influcoder.flops import SampledFlops
 from harness.influence.influcoder.lora_gradients import (
     Adapter,
     adapted,
     all_features,
     cosines,
-    flop_counter,
 )
 from harness.influence.queries import Queries, query_weights
 from harness.rng import generator
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from harness.api import Batch, Note, State, View
 
+ENCODED = 4  # times chunk_rows in one pass of the encoder, which keeps nothing for a backward one
 WEIGHT = "encoder:"  # before the names of the encoder's tensors in a State
 RATES = {SCRATCH: 1e-3}  # 5e-5 is the paper's, for encoders that were trained before
 
@@ -128,13 +129,14 @@ class Influcoder:
 
     def embed(self, view: View, fitted: State, rows: Batch) -> Tensor:
         """Return embeddings [N, d] float32; to store them, float16 is enough: 2 d bytes a row."""
-        encoder, parts = self._encoder(view, fitted, rows.inputs.device), []
-        for start in range(0, len(rows.rows), self.chunk_rows):
-            chunk = rows.select(slice(start, start + self.chunk_rows))
-            with torch.no_grad(), flop_counter() as counter:
+        encoder, parts, flops = self._encoder(view, fitted, rows.inputs.device), [], SampledFlops()
+        size = ENCODED * self.chunk_rows
+        for start in range(0, len(rows.rows), size):
+            chunk = rows.select(slice(start, start + size))
+            with torch.no_grad(), flops.of(len(chunk.rows)):
                 parts.append(encoder(chunk))
-            view.bill(counter.get_total_flops(), chunk.targets.numel())
             refuse_non_finite(view, chunk, "embedding", parts[-1])
+        view.bill(flops.total, rows.targets.numel())
         return torch.cat(parts)
 
     def validate(self, view: View, fitted: State, rows: Batch, query: Batch) -> dict[str, float]:

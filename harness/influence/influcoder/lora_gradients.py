@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from harness.influence.factors import Factors, materialised
-from harness.influence.gradients import _counter, refuse_non_finite
+from harness.influence.gradients import refuse_non_finite
+from harness.influence.influcoder.flops import SampledFlops
 from harness.influence.projections import CountSketch
 from harness.influence.row_gradients import backward
 from harness.influence.selection import Use, choose
@@ -92,17 +93,13 @@ def row_features(
     A row without counted targets has zeros. FloatingPointError names the first row with a gradient
     that is not finite, or with targets and none.
     """
-    per_row = 0.0
+    flops = SampledFlops()
     for start in range(0, len(rows.rows), chunk_rows):
         chunk = rows.select(slice(start, start + chunk_rows))
-        if start == 0:  # FLOPs are linear in rows of equal length, and counting them is slow
-            with flop_counter() as counter:
-                found = _features(view, adapter, on, chunk)
-            per_row = counter.get_total_flops() / len(chunk.rows)
-        else:
+        with flops.of(len(chunk.rows)):
             found = _features(view, adapter, on, chunk)
-        view.bill(per_row * len(chunk.rows), chunk.targets.numel())
         yield found
+    view.bill(flops.total, rows.targets.numel())
 
 
 def all_features(view: View, adapter: Adapter, on: Adapted, rows: Batch, chunk_rows: int) -> Tensor:
@@ -141,11 +138,6 @@ def _features(view: View, adapter: Adapter, on: Adapted, rows: Batch) -> Tensor:
     refuse_non_finite(view, rows, what, norms.where(~empty, torch.nan))
     unit: Tensor = total / norms.where(norms > 0, 1.0)
     return unit
-
-
-def flop_counter() -> Any:
-    """Return torch's counter of FLOPs, with the CPU's attention."""
-    return _counter()
 
 
 def _missing(package: str) -> ImportError:

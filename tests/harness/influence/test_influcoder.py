@@ -1,4 +1,4 @@
-"""The distilled encoder: its loss, its blocks, what it learns, and when it says that it is stale."""
+"""The distilled encoder: its loss, its blocks, what it learns, and when it is found stale."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TestInflucoder(EstimatorContract):
         with pytest.raises(FloatingPointError, match=named):
             estimator.fit(there, view.candidates(8), query)
         with pytest.raises(FloatingPointError, match=named):
-            estimator.validate(there, fitted, rows, query)
+            estimator.validate(there, fitted, view.candidates(20), query)
         prepared = estimator.prepare(view, fitted, query)
         name = "encoder:encoder.layer.0.output.dense.weight"
         prepared |= {name: torch.full_like(prepared[name], float("nan"))}
@@ -308,13 +308,14 @@ def test_an_evaluation_stands_beside_its_baselines(make_view: Any) -> None:
     elsewhere = {"c": (pool.select(far), queries.select(queries.domains == 2))}
     near = pool.select(~far), queries.select(queries.domains != 2)
 
-    results = evaluate(view, {"scratch": replace(QUICK, epochs=1)}, *near, elsewhere, seeds=(0, 1))
+    results = evaluate(view, {"scratch": Influcoder(epochs=1)}, *near, elsewhere, seeds=(0, 1))
 
     methods = ["scratch", "scratch, untrained", "bag of words", "teacher", "full gradient"]
     wanted = [(s, w, m) for s in (0, 1) for w in ("in distribution", "c") for m in methods]
     assert [(r.seed, r.where, r.method) for r in results] == wanted
     table = {(s.where, s.method): s for s in summarised(results)}
     assert all(s.seeds == 2 for s in table.values())
+    print(table)
     inside = {m: table["in distribution", m].per_query[0] for m in methods}
     assert inside["teacher"] > 0.5
     assert inside["full gradient"] > 0.5
