@@ -213,7 +213,7 @@ def test_an_encoder_goes_stale_when_the_model_changes(make_loop: Any, make_spec:
         loop.step()
     loop.close()
     view = loop.view
-    estimator = Influcoder(epochs=30, dims=1024, stale_below=0.3)
+    estimator = Influcoder(epochs=15, dims=1024, stale_below=0.45)
     pool = view.candidates(30)
     fitted = estimator.fit(view, pool, view.probes(5))
     other = replace(view, step=9)
@@ -225,10 +225,9 @@ def test_an_encoder_goes_stale_when_the_model_changes(make_loop: Any, make_spec:
         changed.lm_head.weight.copy_(planted_change(changed.lm_head.weight))
     stale = estimator.validate(replace(view, model=changed), fitted, rows, query)
 
-    print(valid, stale, fitted["validation"])
-    assert valid["spearman"] > 0.3
+    assert valid["spearman"] > 0.45
     assert valid["stale"] == 0
-    assert stale["spearman"] < 0.3
+    assert stale["spearman"] < 0.45
     assert stale["stale"] == 1
     assert 0 < valid["rows"] <= 60
 
@@ -315,7 +314,6 @@ def test_an_evaluation_stands_beside_its_baselines(make_view: Any) -> None:
     assert [(r.seed, r.where, r.method) for r in results] == wanted
     table = {(s.where, s.method): s for s in summarised(results)}
     assert all(s.seeds == 2 for s in table.values())
-    print(table)
     inside = {m: table["in distribution", m].per_query[0] for m in methods}
     assert inside["teacher"] > 0.5
     assert inside["full gradient"] > 0.5
