@@ -193,9 +193,22 @@ def study(out: Path, seeds: int, pool_rows: int, query_rows: int) -> list[Result
         epochs=4,
     )
     fidelity = projection_fidelity(view, Adapter(), pool.select(slice(0, None, pool_rows // 2)))
-    print(f"sketch of 8192 beside the whole gradient: {fidelity}")
+    print(f"sketch of 8192 beside the whole gradient: {fidelity}", flush=True)
     encoders = {"scratch": scratch, "MiniLM-L6": text}
-    return evaluate(view, encoders, pool, queries, elsewhere, range(seeds))
+    results, start = [], time.perf_counter()
+    for seed in range(seeds):
+        results += evaluate(view, encoders, pool, queries, elsewhere, [seed])
+        write(out / "influcoder.csv", results)
+        print(f"seed {seed}: {time.perf_counter() - start:.0f} s so far", flush=True)
+    return results
+
+
+def write(path: Path, results: list[Result]) -> None:
+    """Write one line per seed, place and method."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Result._fields)
+        writer.writerows(results)
 
 
 def main() -> None:
@@ -211,10 +224,6 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     results = study(options.out, options.seeds, options.rows, options.queries)
-    with (options.out / "influcoder.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Result._fields)
-        writer.writerows(results)
     table = Table(title="Spearman with gradients, mean and spread over seeds", title_justify="left")
     for column in ("where", "method", "seeds", "per query", "aggregated"):
         table.add_column(column)
