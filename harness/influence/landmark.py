@@ -239,3 +239,19 @@ class HiddenLandmark(_Landmark):
                 return pooled(hidden_states(trunk, chunk.inputs), chunk, self.pooling)
 
         return self._in_chunks(view, rows, embed)
+
+
+# What seed 000 computed, by name of embedding and head in each family; a reproduction, not advice:
+# the kernel is dominated by what hidden states have in common, and long, loud rows by their norm.
+SEED000 = HiddenLandmark(
+    landmarks=16,
+    layers=2,
+    pooling="mean",
+    final_norm=False,
+    kernel="linear",
+    ridge="absolute",
+    damping=1e-4,
+    normalize=False,
+    modules=(r"(^|\.)(wte|embed_tokens|word_embeddings|lm_head|predictions\.decoder)$",),
+    preconditioner="none",
+)

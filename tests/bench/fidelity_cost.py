@@ -148,7 +148,7 @@ def embeddings(world: World) -> Iterator[tuple[str, Part]]:
         name = (
             f"JVP, {layers} layer{'s' * (layers > '1')}, {pooling} token{'s' * (pooling == 'mean')}"
         )
-        yield name, world.part(lambda jvp=jvp: jvp._embeddings(view, rows))  # type: ignore[misc]
+        yield name, world.part(lambda jvp=jvp: jvp._embeddings(view, rows))
     for layers in world.options.hidden:
         hidden = HiddenLandmark(layers=layers)
         name = f"hidden states, {layers} layer{'s' * (layers > 1)}"
