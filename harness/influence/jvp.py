@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from harness import rng
-from harness.influence.trunk import Replaced, hidden_states, pooled
+from harness.influence.derivatives import Functional
+from harness.influence.trunk import hidden_states, pooled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,7 +54,7 @@ def jvp_embeddings(
     parameters = {name: parameter.detach() for name, parameter in trunk.named_parameters()}
 
     def embed(given: dict[str, Tensor]) -> Tensor:
-        return pooled(hidden_states(Replaced(trunk, given), rows.inputs), rows, pooling)
+        return pooled(hidden_states(Functional(trunk, given), rows.inputs), rows, pooling)
 
     def derivative(tangent: dict[str, Tensor]) -> Tensor:
         along: Tensor = torch.func.jvp(embed, (parameters,), (tangent,))[1]

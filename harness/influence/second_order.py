@@ -15,16 +15,17 @@ first order alone. Shapes: K domains, B probe rows, Q queries.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from harness.domains import _check_bounds, projected
-from harness.influence.directional import _group_of
-from harness.influence.projected import in_chunks
+from harness.domains import projected
+from harness.influence.derivatives import Functional, eager_twin
+from harness.influence.directional import _group_of, adam_scale, preconditioned
+from harness.influence.flops import billed
+from harness.influence.queries import query_weights
 from harness.influence.row_gradients import row_losses
-from harness.influence.trunk import Replaced, copy_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +57,24 @@ class Mixture(NamedTuple):
 
     weights: Tensor  # [K]
     shift: float  # added to the pull towards the anchor; 0 where the model was convex
+
+
+def of_domains(
+    view: View, rows: Batch, query: Batch, preconditioner: Literal["adam", "none"]
+) -> SecondOrder:
+    """Return the terms for the run's target, with s_k from the domain's rows among `rows`.
+
+    Domains without rows have no step. AdamW's drift comes with its factor.
+    """
+    adam = preconditioner == "adam"
+    scale = adam_scale(view) if adam else {}
+    steps: list[Direction] = []
+    for k in range(len(view.domains)):
+        mine = (rows.domains == k).nonzero()[:, 0]
+        gradient = view.gradient(rows.select(mine)) if len(mine) else {}
+        steps.append(preconditioned(gradient, scale) if adam else gradient)
+    weights = query_weights(view, query, "target")[0]
+    return second_order(view, query, weights, steps, adam_drift(view) if adam else None)
 
 
 def second_order(
@@ -92,13 +111,13 @@ def hessian_products(
     rows, weights = query.select(counted.to(query.rows.device)), weights[counted]
     leaves = {n: p.detach().requires_grad_() for n, p in view.model.named_parameters()}
     names, parameters = zip(*leaves.items(), strict=True)
-    model: Any = Replaced(copy_of(view.model, "eager"), leaves)
+    model: Any = Functional(eager_twin(view.model), leaves)
     given = [_filled(direction, names, parameters) for direction in directions]
     gradient = [torch.zeros_like(p) for p in parameters]
     products = [[torch.zeros_like(p) for p in parameters] for _ in directions]
     start = 0
 
-    def of_chunk(chunk: Batch) -> None:
+    def of_chunk(chunk: Batch) -> Tensor:
         nonlocal start
         share = weights[start : start + len(chunk.rows)].to(chunk.inputs.device)
         start += len(chunk.rows)
@@ -114,8 +133,9 @@ def hessian_products(
                 )
                 _add(product, found)
         _add(gradient, tuple(g.detach() for g in first))
+        return losses.detach()
 
-    in_chunks(view, rows, chunk_rows, of_chunk)
+    billed(view, rows, chunk_rows, of_chunk)
     return (
         dict(zip(names, gradient, strict=True)),
         [dict(zip(names, product, strict=True)) for product in products],
@@ -156,7 +176,6 @@ def simplex_qp(
     if not float(curvature.abs().max()):
         return Mixture(projected(anchor + gain / strength, floor, cap), 0.0)
     num_domains = len(gain)
-    _check_bounds(num_domains, floor, cap)
     matrix = rate * (curvature + curvature.T) / 2
     centering = torch.eye(num_domains, dtype=torch.float64) - 1 / num_domains
     # On differences of mixtures alone: the eigenvalue 0 of the centering itself is the first found.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Batch
+    from harness.influence.derivatives import Functional
 
 
 def trunk_of(
@@ -51,14 +52,6 @@ def trunk_of(
     return trunk
 
 
-def copy_of(model: nn.Module, attention: str) -> nn.Module:
-    """Return the whole model on the same parameters, with its own attention."""
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    twin: nn.Module = copy.deepcopy(model, memo)
-    set_attention(twin, attention)
-    return twin
-
-
 def set_attention(model: nn.Module, attention: str) -> None:
     """Let every module of a copy compute its attention in this way."""
     for module in model.modules():
@@ -69,19 +62,7 @@ def set_attention(model: nn.Module, attention: str) -> None:
             module._attn_implementation = attention  # type: ignore[assignment]
 
 
-class Replaced:
-    """A module's forward pass on other parameters."""
-
-    def __init__(self, module: nn.Module, parameters: dict[str, Tensor]) -> None:
-        """Take the parameters by name."""
-        self.module, self.parameters = module, parameters
-
-    def __call__(self, **inputs: Any) -> Any:
-        """Call the module."""
-        return torch.func.functional_call(self.module, self.parameters, kwargs=inputs)
-
-
-def hidden_states(trunk: nn.Module | Replaced, inputs: Tensor) -> Tensor:
+def hidden_states(trunk: nn.Module | Functional, inputs: Tensor) -> Tensor:
     """Return what comes after the last block of a trunk [B, T, H]."""
     output = trunk(input_ids=inputs, use_cache=False)
     hidden: Tensor | None = getattr(output, "last_hidden_state", None)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.api import Batch
+from harness.influence.derivatives import Functional
 from harness.influence.jvp import Pooling, jvp_embeddings, tangents_of
-from harness.influence.trunk import Replaced, hidden_states, pooled, trunk_of
+from harness.influence.trunk import hidden_states, pooled, trunk_of
 from tests.harness.influence.test_trunk import build, some_rows
 
 
@@ -33,7 +34,7 @@ def differences(
     def at(j: int, eps: float) -> Tensor:
         moved = {name: own[name] + eps * tangents[name][j] for name in own}
         with torch.no_grad():
-            return pooled(hidden_states(Replaced(model, moved), rows.inputs), rows, pooling)
+            return pooled(hidden_states(Functional(model, moved), rows.inputs), rows, pooling)
 
     columns = [
         (8 * (at(j, step) - at(j, -step)) - (at(j, 2 * step) - at(j, -2 * step))) / (12 * step)

@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.api import Batch
 from harness.influence import projected
 from harness.influence.gradients import GradCos, GradDot
-from harness.influence.landmark import HiddenLandmark, JvpLandmark
+from harness.influence.landmark import SEED000, HiddenLandmark, JvpLandmark
 from harness.influence.projections import CountSketch
 from harness.influence.selection import choose
 from harness.loop import Loop
@@ -26,19 +26,6 @@ from harness.model import token_losses
 from harness.view import RunView
 from tests.conformance import EstimatorContract
 from tests.tiny import MakeSpec
-
-LEGACY = HiddenLandmark(
-    landmarks=16,
-    layers=2,
-    final_norm=False,
-    kernel="linear",
-    ridge="absolute",
-    damping=1e-4,
-    normalize=False,
-    modules=(r"wte$", r"lm_head$"),
-    preconditioner="none",
-    queries="mean",
-)
 
 
 class TestJvpLandmark(EstimatorContract):
@@ -86,7 +73,7 @@ class TestTheSeedsRule(EstimatorContract):
     @pytest.fixture
     def estimator(self) -> Any:
         """Return what seed 000 did, but for its frozen landmarks and its weights' rule."""
-        return LEGACY
+        return SEED000
 
 
 @pytest.fixture(scope="module")
@@ -285,4 +272,4 @@ def test_estimators_are_settings() -> None:
     assert about["estimator"] == "jvp_landmark"
     assert about["approximates"] == "grad_cos"
     assert "written out" in str(about["attention"])
-    assert LEGACY.about()["approximates"] == "grad_dot"
+    assert SEED000.about()["approximates"] == "grad_dot"

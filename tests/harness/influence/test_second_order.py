@@ -20,6 +20,7 @@ from harness.influence.queries import query_weights
 from harness.influence.second_order import (
     adam_drift,
     hessian_products,
+    of_domains,
     second_order,
     simplex_qp,
 )
@@ -147,6 +148,22 @@ def test_the_quadratic_model_foresees_a_real_step_of_adamw(view: RunView) -> Non
     )
     assert float((two - real).norm()) < 0.1 * float((one - real).norm())
     assert float((two - real).norm()) < 0.02 * float(real.norm())
+
+
+def test_the_terms_of_domains_are_those_of_their_rows_and_the_target(view: RunView) -> None:
+    """Mean steps of each domain, AdamW's drift with its factor; a domain without rows has none."""
+    rows, query = view.candidates(2), view.probes(2)
+    weights, steps = query_weights(view, query, "target")[0], domain_steps(view, rows)
+    found = of_domains(view, rows, query, "adam")
+
+    wanted = second_order(view, query, weights, steps, adam_drift(view))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    fewer = of_domains(view, rows.select(rows.domains != 1), query, "none")
+    assert not fewer.first[1]
+    assert not fewer.curvature[1].any()
+    assert not fewer.drift.any()
+    assert fewer.first[[0, 2]].all()
 
 
 def test_adams_drift_is_what_a_step_without_gradient_does(view: RunView) -> None:

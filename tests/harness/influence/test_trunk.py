@@ -13,7 +13,7 @@ from harness.api import Batch
 from harness.influence.jvp import jvp_embeddings, tangents_of
 from harness.influence.layout import block_prefixes, layout_of
 from harness.influence.selection import choose
-from harness.influence.trunk import copy_of, hidden_states, pooled, trunk_of
+from harness.influence.trunk import hidden_states, pooled, trunk_of
 from harness.model import build_model
 from harness.spec import Model
 from tests.doubles import Bigram
@@ -109,7 +109,8 @@ def test_every_family_has_forward_mode_embeddings(family: str) -> None:
 def test_a_copys_attention_reaches_its_blocks_and_not_the_model() -> None:
     """What is called is eager in the copy alone, and the weights are the run's own."""
     model = build("llama")
-    for twin in (trunk_of(model, 2, attention="eager"), copy_of(model, "eager")):
+    for layers in (0, 2):
+        twin = trunk_of(model, layers, attention="eager")
         configs = [m.config for m in twin.modules() if hasattr(m, "config")]
         assert {c._attn_implementation for c in configs} == {"eager"}  # type: ignore[union-attr]
         assert {m.config._attn_implementation for m in model.modules() if hasattr(m, "config")} == {  # type: ignore[union-attr]
