@@ -69,14 +69,26 @@ def set_attention(model: nn.Module, attention: str) -> None:
             module._attn_implementation = attention  # type: ignore[assignment]
 
 
-def hidden_states(trunk: nn.Module, inputs: Tensor) -> Tensor:
+class Replaced:
+    """A module's forward pass on other parameters."""
+
+    def __init__(self, module: nn.Module, parameters: dict[str, Tensor]) -> None:
+        """Take the parameters by name."""
+        self.module, self.parameters = module, parameters
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Call the module."""
+        return torch.func.functional_call(self.module, self.parameters, kwargs=inputs)
+
+
+def hidden_states(trunk: nn.Module | Replaced, inputs: Tensor) -> Tensor:
     """Return what comes after the last block of a trunk [B, T, H]."""
-    hidden = trunk(input_ids=inputs, use_cache=False)
-    hidden = getattr(hidden, "last_hidden_state", None)
+    output = trunk(input_ids=inputs, use_cache=False)
+    hidden: Tensor | None = getattr(output, "last_hidden_state", None)
     if hidden is None or hidden.shape[:2] != inputs.shape:
         found = "nothing" if hidden is None else str(list(hidden.shape))
-        raise ValueError(f"{type(trunk).__name__} returns {found} as last_hidden_state")
-    return hidden  # type: ignore[no-any-return]
+        raise ValueError(f"{type(output).__name__} has {found} as last_hidden_state [B, T, H]")
+    return hidden
 
 
 def pooled(hidden: Tensor, rows: Batch, pooling: str) -> Tensor:
