@@ -38,7 +38,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from harness.api import Mixer
-from harness.domains import bounded, domain_mean, min_shifted, projected, standardized, uniform
+from harness.domains import bounded, domain_mean, min_shifted, standardized, uniform
 from harness.influence.estimators import SEED000
 from harness.influence.rebalancing import Refreshed, refresh, standard_errors
 from harness.influence.schedule import Schedule
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.api import State, View
-    from harness.influence.second_order import SecondOrder
 
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
@@ -121,14 +120,13 @@ class Influence(Schedule, Mixer):
         found = refresh(view, state, self, number)
         nothing = torch.zeros(num_domains, dtype=torch.float64)
         raw = domain_mean(found.scores, found.rows.domains, num_domains, nothing)
-        rate, bend = float(view.optimizer.param_groups[0]["lr"]), self._bend(view, found)
-        slope = raw if bend is None else raw - rate * bend.drift
+        slope, bend = self._model(view, found, raw)
+        spread = slope.std(correction=0) if self.standardize else torch.tensor(1.0)
         scores = standardized(slope) if self.standardize else slope
         memory = self.memory if number else 0.0
         state["scores"] = memory * state["scores"] + (1 - memory) * scores
         state["refreshes"] = torch.tensor(number + 1)
-        scale = float(slope.std(correction=0)) if self.standardize else 1.0
-        state["weights"] = self._update(view, state, None if bend is None else rate * bend.curvature / scale)
+        state["weights"] = self._update(view, state, bend / spread.clamp(min=1e-300))
         errors = standard_errors(found.scores, found.rows, num_domains)
         facts = {"raw_scores": raw.tolist(), "standard_errors": errors}
         facts |= {name: state[name].tolist() for name in ("scores", "weights")}
@@ -136,20 +134,21 @@ class Influence(Schedule, Mixer):
         if found.fidelity:
             view.note("fidelity", found.fidelity)
 
-    def _bend(self, view: View, found: Refreshed) -> SecondOrder | None:
+    def _model(self, view: View, found: Refreshed, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return p [K] and rate * Q [K, K] of the quadratic model: the scores and 0 by default."""
         if not self.second_order:
-            return None
-        return of_domains(view, found.rows, found.query, self.estimator.preconditioner)
+            return raw, torch.zeros(len(raw), len(raw), dtype=torch.float64)
+        terms = of_domains(view, found.rows, found.query, self.estimator.preconditioner)
+        rate = float(view.optimizer.param_groups[0]["lr"])
+        return raw - rate * terms.drift, rate * terms.curvature
 
-    def _update(self, view: View, state: State, bend: Tensor | None = None) -> Tensor:
-        """Return the weights [K] that follow from the scores."""
+    def _update(self, view: View, state: State, bend: Tensor) -> Tensor:
+        """Return the weights [K] that follow from the scores; `bend` [K, K] is qp's rate * Q."""
         scores = state["scores"]
         if self.rule == "seed000":
             return min_shifted(scores)
         if self.rule == "qp":
             anchor = state["weights"] if self.anchor == "current" else self._start(view)
-            if bend is None:
-                return projected(anchor + scores / self.strength, self.floor, self.cap)
             return simplex_qp(scores, bend, self.strength, anchor, self.floor, self.cap).weights
         logits = scores / self.temperature
         if self.rule == "exponentiated":

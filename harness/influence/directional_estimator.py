@@ -145,7 +145,8 @@ class Directional:
         """Return what a score of this estimator means, for records and reports."""
         left_out = ("kind", "chunk_rows", "modules")
         facts: dict[str, Any] = {k: v for k, v in asdict(self).items() if k not in left_out}
-        facts |= {"estimator": self.kind, "modules": " ".join(self.modules) or "all parameters"}
+        facts |= {"estimator": self.kind, "approximates": "grad_dot"}
+        facts["modules"] = " ".join(self.modules) or "all parameters"
         if self.difference == "forward":
             facts["attention"] = "eager, on a copy"
         sign = "positive: training on the row lowers the query's loss"

@@ -144,6 +144,7 @@ class Ekfac:
         facts["modules"] = " ".join(self.modules)
         return {
             "estimator": self.kind,
+            "approximates": "grad_dot",  # but for the curvature, whose effect is worth knowing
             "query_reduction": "mean",
             "fisher": "mean over rows of a row's sum over counted targets",
             "preconditioner": self.strategy,

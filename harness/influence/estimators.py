@@ -16,7 +16,9 @@ from harness.influence.directional_estimator import Directional
 from harness.influence.ekfac import Ekfac
 from harness.influence.gradients import GradCos, GradDot, Group
 from harness.influence.influcoder import Influcoder
-from harness.influence.landmark import HiddenLandmark, JvpLandmark
+from harness.influence.landmark import SEED000, HiddenLandmark, JvpLandmark
+
+__all__ = ["ESTIMATORS", "SEED000", "AnyEstimator"]
 
 ESTIMATORS = {
     "directional": Directional,

@@ -12,27 +12,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.domains import domain_mean
-from harness.influence.gradients import GradCos, GradDot
+from harness.influence.gradients import GradCos, GradDot, Group
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.api import Batch, Estimator, Note, View
+    from harness.api import Batch, Note, View
 
 
-def exact_counterpart(estimator: Any) -> GradDot | GradCos:
-    """Return the exact estimator of what `estimator` stands for: dots, or cosines.
+EXACT = {"grad_dot": GradDot, "grad_cos": GradCos, "group": Group}
 
-    All layers that are linear or embeddings count, with biases, whatever the estimator looks at.
-    EKFAC's scores are compared with plain dots too: how far apart they are is a finding.
+
+def exact_counterpart(estimator: Any) -> GradDot | GradCos | Group:
+    """Return the exact estimator that `estimator` approximates, by its own word; of the target.
+
+    All layers that are linear or embeddings count, with biases, whatever the estimator looks at;
+    Adam's factor counts where the estimator uses it. A curvature's scores are compared with plain
+    gradients too: how far apart they are is a finding.
     """
-    kind = GradCos if estimator.cosine else GradDot
-    scale = "none" if estimator.preconditioner == "none" else "adam"
-    return kind(queries="target", preconditioner=scale, modules=("all",))
+    said = estimator.about()
+    scale: Any = "adam" if said["preconditioner"] == "adam" else "none"
+    made: Any = EXACT[said["approximates"]]
+    return made(queries="target", preconditioner=scale, modules=("all",))  # type: ignore[no-any-return]
 
 
 def compared(
-    view: View, estimator: Estimator, rows: Batch, query: Batch, scores: Tensor
+    view: View, estimator: Any, rows: Batch, query: Batch, scores: Tensor
 ) -> dict[str, Note]:
     """Return how well `scores` [N] of `rows` agree with the exact ones, and what those cost.
 

@@ -85,7 +85,8 @@ class _Gradients:
         """Return what a score of this estimator means, for records and reports."""
         left_out = ("kind", "chunk_rows")
         facts: dict[str, Any] = {k: v for k, v in asdict(self).items() if k not in left_out}
-        facts |= {"estimator": self.kind, "modules": " ".join(self.modules)}
+        facts |= {"estimator": self.kind, "approximates": self.kind}
+        facts["modules"] = " ".join(self.modules)
         sign = "positive: training on the row lowers the query's loss"
         return {**facts, "query_reduction": "mean", "sign": sign}
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from baselines.influence import Influence
+from harness.influence.directional_estimator import Directional
+from harness.influence.estimators import SEED000
+from harness.influence.gradients import Group
+from harness.influence.landmark import JvpLandmark
 from tests.doubles import FakeView
+from tests.tiny import MakeLoop, MakeSpec, Onlooker
 
 
 def updated(mixer: Influence, scores: list[float], current: list[float] | None = None) -> Tensor:
@@ -19,7 +26,7 @@ def updated(mixer: Influence, scores: list[float], current: list[float] | None =
     state["scores"] = torch.tensor(scores, dtype=torch.float64)
     if current is not None:
         state["weights"] = torch.tensor(current, dtype=torch.float64)
-    return mixer._update(view, state)
+    return mixer._update(view, state, torch.zeros(3, 3, dtype=torch.float64))
 
 
 def test_softmax_rule() -> None:
@@ -86,3 +93,110 @@ def test_bounds_without_a_mixture_are_refused_before_any_run() -> None:
     """Four domains cannot all get 30 %."""
     with pytest.raises(ValueError, match="leave no mixture of 4 domains"):
         Influence(floor=0.3).check(("a", "b", "c", "d"), {"a": 1.0})
+
+
+def test_the_seeds_rule_by_hand() -> None:
+    """Scores (1, 2, 4) become shifts (0, 1, 3) / 4, clipped to (.01, .25, .75), over 1.01."""
+    got = updated(Influence(rule="seed000"), [1.0, 2.0, 4.0])
+
+    assert got.tolist() == pytest.approx([0.01 / 1.01, 0.25 / 1.01, 0.75 / 1.01])
+
+
+def test_the_seeds_rule_brings_the_seeds_estimator() -> None:
+    """Frozen landmarks, a linear kernel, raw scores; an estimator that is named is kept."""
+    legacy = Influence(rule="seed000")
+
+    assert legacy.estimator == SEED000
+    assert (legacy.refit, legacy.standardize) == (0, False)
+    assert (legacy.estimator.landmarks, legacy.estimator.kernel) == (16, "linear")
+    assert Influence(rule="seed000", estimator="group").estimator == Group()
+    assert Influence().estimator == Directional()
+
+
+def test_the_bend_moves_weight_off_a_domain_that_overshoots() -> None:
+    """K = 2 free weights by hand: with p = (1, 1, 0) and a bend on the first alone."""
+    mixer, view = Influence(floor=0.0, rule="qp", strength=1.0, anchor="start"), FakeView()
+    state = mixer.init(view)
+    state["scores"] = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
+    bend = torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
+
+    got = mixer._update(view, state, bend)
+
+    # -p + bend w + (w - 1/3) is equal on the support: 2 w1 - 4/3 = w2 - 4/3 with w3 = 0 in vain
+    assert got.tolist() == pytest.approx([1 / 3, 2 / 3, 0.0], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rule": "softmax"}, {"rule": "qp", "estimator": "jvp_landmark"}]
+)
+def test_a_bend_without_its_slope_is_refused(settings: dict[str, Any]) -> None:
+    """Another rule has no place for it, and cosines are not in its units."""
+    with pytest.raises(ValueError, match=r"second_order: .*; set rule = \"qp\" and an estimator"):
+        Influence(second_order=True, **settings).check(("a", "b"), {"a": 1.0})
+
+
+def test_an_estimator_is_a_name_or_a_table() -> None:
+    """Wrong keys and names are told in one line."""
+    table = Influence(estimator={"kind": "jvp_landmark", "landmarks": 8})
+
+    assert table.estimator == JvpLandmark(landmarks=8)
+    assert Influence(estimator={"preconditioner": "none"}).estimator == Directional(
+        preconditioner="none"
+    )
+    with pytest.raises(ValidationError, match="jvp_landmark"):
+        Influence(estimator="nearest")
+    with pytest.raises(ValidationError, match="landmark"):
+        Influence(estimator={"kind": "jvp_landmark", "landmark": 8})
+
+
+ARMS = {
+    "group": {"estimator": "group"},
+    "landmark": {"estimator": {"kind": "jvp_landmark", "landmarks": 6}},
+    "hidden": {"estimator": {"kind": "hidden_landmark", "landmarks": 6}},
+    "legacy": {"rule": "seed000", "rows": 8},
+    "curved": {"rule": "qp", "second_order": True},
+    "ekfac": {"estimator": {"kind": "ekfac", "fitter": "hooks"}, "refit": 2},
+    "influcoder": {
+        "estimator": {"kind": "influcoder", "epochs": 1, "holdout": 0.0},
+        "refit": 0,
+        "stale_below": 0.1,
+    },
+}
+
+
+@pytest.mark.parametrize("label", ARMS)
+def test_every_estimator_rebalances_a_run(
+    label: str, make_loop: MakeLoop, make_spec: MakeSpec
+) -> None:
+    """Two refreshes of a real run: weights on the simplex, scores and a comparison on record."""
+    settings: dict[str, Any] = {"every": 4, "rows": 4, "probe_rows": 2, "fidelity_every": 1}
+    watch = Onlooker()
+    loop = make_loop(make_spec(mixer=Influence(**{**settings, **ARMS[label]})), watch=watch)
+    loop.run()
+
+    notes = [r for r in watch.records if r["kind"] == "note"]
+    refreshes = [n["values"] for n in notes if n["name"] == "rebalance"]
+    fidelity = [n["values"] for n in notes if n["name"] == "fidelity"]
+    assert [n["step"] for n in notes if n["name"] == "rebalance"] == [4, 8]
+    assert len(fidelity) == 2
+    kind = Influence(**ARMS[label]).estimator.kind
+    for values in refreshes:
+        assert values["estimator"] == kind
+        assert sum(values["weights"]) == pytest.approx(1.0)
+        assert values["flops"] > 0
+    for values in fidelity:
+        assert -1 <= values["spearman"] <= 1
+        assert values["exact_flops"] > 0
+        assert (values["estimator"], values["stale"]) == (kind, values["stale"])
+
+
+def test_the_exact_estimators_agree_on_record(make_loop: MakeLoop, make_spec: MakeSpec) -> None:
+    """The default arm's comparison: rank correlation with row gradients near 1."""
+    watch = Onlooker()
+    loop = make_loop(make_spec(mixer=Influence(every=4, rows=4, probe_rows=2)), watch=watch)
+    loop.run()
+
+    (note,) = [r for r in watch.records if r["kind"] == "note" and r["name"] == "fidelity"]
+    assert note["step"] == 4
+    assert note["values"]["spearman"] > 0.99
+    assert note["values"]["domain_spearman"] == pytest.approx(1.0)

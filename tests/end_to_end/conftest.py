@@ -46,7 +46,7 @@ ARMS = {
     "equal": 'method = "static"\nsettings = { weights = { a = 1, b = 1, c = 1 } }',
     "again": 'method = "static"\ndata_seed = 1000',
     "influence": 'method = "influence"\n'
-    "settings = { every = 4, rows = 2, probe_rows = 4, check_rows = 2 }",
+    "settings = { every = 4, rows = 2, probe_rows = 4, estimator = { check_rows = 2 } }",
     "doremi": 'method = "doremi"',
 }
 

@@ -46,7 +46,7 @@ method = "static"
 
 [arms.influence]
 method = "influence"
-settings = { every = 3, rows = 2, probe_rows = 4, check_rows = 2 }
+settings = { every = 3, rows = 2, probe_rows = 4, estimator = { check_rows = 2 } }
 """
 
 

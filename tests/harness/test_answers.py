@@ -180,7 +180,7 @@ def test_a_stopped_run_on_answers_resumes_to_the_same_bits(
     answers: tuple[Corpus, TokenStore], tmp_path: Path
 ) -> None:
     """With a method that looks at candidates and probes on the way."""
-    mixer = Influence(every=4, rows=2, probe_rows=4, check_rows=2)
+    mixer = Influence(every=4, rows=2, probe_rows=4, estimator=Directional(check_rows=2))
     spec = spec_on(answers, mixer=mixer)
     whole = Onlooker()
     assemble_loop(spec, answers[1], tmp_path / "whole", whole).run()

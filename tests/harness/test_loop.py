@@ -415,7 +415,7 @@ class Hiding(Mixer):
         return torch.tensor([1.0, 1.0 + HIDDEN["calls"], 1.0])
 
 
-INFLUENCE = Influence(every=4, rows=3, probe_rows=3, check_rows=2, memory=0.5)
+INFLUENCE = Influence(every=4, rows=3, probe_rows=3, estimator=Directional(check_rows=2), memory=0.5)
 
 
 @dataclass

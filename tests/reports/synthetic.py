@@ -204,7 +204,12 @@ def _records(
             note = {"kind": "note", "step": step, "name": "rebalance"}
             yield note | {"values": values, "seconds": 0.05 * step}
             if step % 60 == 0:
-                yield {**note, "name": "fidelity", "values": _fidelity(step), "seconds": 0.05 * step}
+                yield {
+                    **note,
+                    "name": "fidelity",
+                    "values": _fidelity(step),
+                    "seconds": 0.05 * step,
+                }
 
 
 def _fidelity(step: int) -> dict[str, Any]:

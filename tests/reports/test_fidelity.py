@@ -14,7 +14,7 @@ from reports.load import load
 
 
 def test_comparisons_are_summed_up_by_arm(eight: Path) -> None:
-    """By hand: the mean of .4 + step / 10,000, and 3e9 FLOPs over 1.5e9 / 20 for each of 80 rows."""
+    """By hand: the mean of .4 + step / 10,000; 3e9 FLOPs over 1.5e9 / 20 for each of 80 rows."""
     evidence = load(eight)
     found, table = comparisons(evidence), fidelity_table(evidence)
     (row,) = table.to_dict("records")

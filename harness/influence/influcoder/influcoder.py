@@ -171,6 +171,7 @@ class Influcoder:
         """Return what a score of this estimator means, for records and reports."""
         return {
             "estimator": self.kind,
+            "approximates": "grad_cos",
             "score": "predicted cosine of adapter gradients",
             "query": {"each": "each row"}.get(self.queries, "weighted mean of rows' cosines"),
             "queries": self.queries,

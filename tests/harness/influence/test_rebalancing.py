@@ -25,8 +25,10 @@ class Kept:
     sign: float = 1.0
     queries: str = "each"
     kind: ClassVar[str] = "kept"
-    cosine: ClassVar[bool] = False
-    preconditioner: ClassVar[str] = "adam"
+
+    def about(self) -> dict[str, Any]:
+        """Say what a score means."""
+        return {"preconditioner": "adam", "approximates": "grad_dot"}
 
     def fit(self, view: RunView, pool: Batch, queries: Batch | None = None) -> State:
         """Keep the rows of the pool and of the queries."""
@@ -50,7 +52,7 @@ class Plan:
     estimator: Any = Kept()
     rows: int = 4
     pool_rows: int = 0
-    probe_rows: int = 3
+    probe_rows: int = 2
     probes: str = "fresh"
     refit: int = 1
     fidelity_every: int = 2
@@ -91,7 +93,7 @@ def test_scored_pool_compared_and_query_rows_are_told_apart(view: RunView) -> No
     assert torch.equal(drawn[:, :6], pool)
     target = view.probe_domains.index("d")
     assert set(found.query.domains.tolist()) == {target}
-    own = state["fitted:own"].view(4, 3)[target]
+    own = state["fitted:own"].view(4, 2)[target]
     assert not set(own.tolist()) & set(found.query.rows.tolist())
 
 
