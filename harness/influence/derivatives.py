@@ -4,7 +4,8 @@
                    one forward, one backward to the activations, one product per direction; about
                    a training step for one. No row gradient is formed, and attention stays fused.
     forward mode   dual numbers through the whole network: exact whatever a model does with its
-                   parameters, 1.6 steps, and only with attention written out ("eager").
+                   parameters, 1.6 steps, and only with attention written out ("eager"). It does
+                   not know an embedding's padding_idx, which the models of a run have not.
 
 The first sees what a module does with its own parameters. A model that reads a parameter from
 outside its module would escape it, so who uses it compares its sum with `plain_product` first.
@@ -21,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional as F
 
 from harness.influence.row_gradients import row_losses
 from harness.influence.selection import kind_of
@@ -115,7 +117,7 @@ def _tapped(
 ) -> Iterator[None]:
     from harness.influence.tap import Tap  # here, since it is a class of torch's
 
-    inside: set[int] = set()  # modules that are being differentiated: their hooks rest
+    resting = [False]  # while a module is differentiated alone, it and its children are not tapped
 
     def hook(
         tangents: dict[str, Tensor],
@@ -124,19 +126,19 @@ def _tapped(
         kwargs: dict[str, Any],
         out: Any,
     ) -> Any:
-        if id(module) in inside or not isinstance(out, torch.Tensor):
+        if resting[0] or not isinstance(out, torch.Tensor):
             return out
         if num_rows > 1 and out.shape[0] == 1:  # positions, say: one for all rows
             out = out.expand(num_rows, *out.shape[1:])
         given = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
 
         def change(q: int) -> Tensor:
-            inside.add(id(module))
+            resting[0] = True
             try:
                 mine = {key: tangent[q] for key, tangent in tangents.items()}
                 return _output_change(module, given, mine)
             finally:
-                inside.discard(id(module))
+                resting[0] = False
 
         return Tap.apply(out, token, partial(receive, change))  # type: ignore[no-untyped-call]
 
@@ -163,6 +165,11 @@ def _output_change(
     """Return the change of a module's output when its own parameters move along the tangents."""
     args, kwargs = given
     kind = kind_of(module)
+    if type(module).forward is torch.nn.LayerNorm.forward:
+        norm: Any = module
+        weight, bias = tangents.get("weight"), tangents.get("bias")
+        weight = norm.weight.new_zeros(norm.normalized_shape) if weight is None else weight
+        return F.layer_norm(args[0], norm.normalized_shape, weight, bias, norm.eps)
     if kind is None:  # norms and the like: cheap, and of any form
         own = {key: module._parameters[key].detach() for key in tangents}  # type: ignore[union-attr]
 

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from scipy import stats
+from torch import Tensor
 
 from baselines.static import Static
+from harness.api import Batch
 from harness.influence.directional import (
     adam_scale,
     checked_step,
     preconditioned,
     score_rows,
 )
+from harness.influence.directional_estimator import Directional
+from harness.influence.directional_forms import FORMS
+from harness.influence.flops import chunks
 from harness.influence.gradients import GradDot
 from harness.model import token_losses
-from tests.bench.timing import interval, ratios
-from tests.bench.worlds import loop_of
+from harness.view import RunView
+from tests.bench.timing import Row, interval, ratios
+from tests.bench.worlds import loop_of, measured
+
+CPU = Path("/proc/cpuinfo")
+BFLOAT16 = CPU.exists() and bool({"avx512_bf16", "amx_bf16"} & set(CPU.read_text().split()))
+NO_UNITS = "no bf16 units on this CPU"
 
 
 def fidelity(out: Path, threads: int) -> list[tuple[str, ...]]:
@@ -49,27 +62,157 @@ def fidelity(out: Path, threads: int) -> list[tuple[str, ...]]:
     return [(what, f"{mean:.4f}", spread, "min >= 0.99")]
 
 
-def row_gradients(out: Path, pairs: int, threads: int) -> list[tuple[str, ...]]:
-    """Compare scoring 16 rows against 64 queries with a training step's passes on the same rows."""
-    loop = loop_of(out, Static(), "small", 128, 1000, threads)
-    view = loop.view
-    rows, queries = (
-        batch.select(slice(0, n)) for batch, n in ((view.candidates(4), 16), (view.probes(16), 64))
-    )
+def row_gradients(out: Path, pairs: int, threads: int, quick: bool = False) -> list[Row]:
+    """Compare grad_dot with a training step's passes on the same rows, per row.
 
-    def step() -> None:
-        loss = token_losses(view.model, rows).mean()
+    64 queries by 64 rows (32 if `quick`): the cost per row does not depend on their number, and
+    the memory rows show it. The loop is one backward pass per row, as most code has it.
+    """
+    loop = measured(out, "gpt2", 20 if quick else 60, threads)
+    view, count = loop.view, 32 if quick else 64
+    rows = view.candidates(-(-count // 3)).select(slice(0, count))
+    queries = view.probes(22).select(slice(0, 64))
+    step = partial(_steps, view, rows)
+    times = max(3, pairs // 20)
+    table: list[Row] = []
+    estimators = {
+        "float32": GradDot(preconditioner="none", biases=False),
+        "float32, with biases, as the peers have it": GradDot(preconditioner="none"),
+        "float32, Adam": GradDot(biases=False),
+    }
+    if BFLOAT16:
+        estimators["bfloat16"] = GradDot(preconditioner="none", biases=False, precision="bfloat16")
+    kept: Any = None
+    for name, estimator in estimators.items():
+        state = estimator.prepare(view, {}, queries)
+        score = partial(estimator.score, view, state, rows)
+        what = f"grad_dot, 64 queries / training step, per row ({name})"
+        asked = "<= 0.75" if name == "bfloat16" else "<= 1.2"
+        table.append(_row(what, ratios(step, score, times, 1), asked))
+        if name == "float32":
+            kept = score
+            reference = score().total
+            single = partial(_one_by_one, view, rows, state)
+            some = _one_by_one(view, rows.select(slice(0, 8)), state)
+            error = float((reference[:8] - some).norm() / some.norm())
+            table.append(
+                ("its relative difference to one backward per row", f"{error:.1e}", "", "")
+            )
+        if name == "bfloat16":
+            rank = stats.spearmanr(score().total.flatten(), reference.flatten())[0]
+            table.append(("Spearman of bfloat16 with float32", f"{rank:.5f}", "", ">= 0.9999"))
+    if not BFLOAT16:
+        table.append(("grad_dot in bfloat16 / training step, per row", NO_UNITS, "", "<= 0.75"))
+    what = "one backward per row / grad_dot, 64 queries, per row"
+    return [*table, _row(what, ratios(kept, single, times, 1), ">= 4")]
+
+
+def directional(
+    out: Path,
+    pairs: int,
+    threads: int,
+    architecture: Literal["gpt2", "llama"] = "gpt2",
+    quick: bool = False,
+) -> list[Row]:
+    """Compare the directional score with a training step's passes, and with exact scores."""
+    loop = measured(out, architecture, 20 if quick else 60, threads)
+    view, count = loop.view, 32 if quick else 96
+    rows, query = view.candidates(count // 3), view.probes(8)
+    estimator = Directional(queries="target")
+    state = estimator.prepare(view, {}, query)
+    base = token_losses_of(view, rows)
+    step = partial(_steps, view, rows)
+    times = max(3, pairs // 20)
+    exact = {**state, "form": torch.full_like(state["form"], FORMS.index("vector"))}
+    calls = {
+        "base loss at hand": (partial(estimator.score, view, state, rows, base), "<= 0.45"),
+        "without": (partial(estimator.score, view, state, rows), "<= 0.8"),
+        "exact form by hooks": (partial(estimator.score, view, exact, rows), "about 1"),
+    }
+    table: list[Row] = []
+    for name, (score, asked) in calls.items():
+        what = f"directional, {architecture} / training step, per row ({name})"
+        table.append(_row(what, ratios(step, score, times, 1), asked))
+    found, wanted = (calls[n][0]().total[:, 0] for n in ("without", "exact form by hooks"))
+    about = estimator.score(view, state, rows.select(slice(0, 1))).about
+    relative: Any = about["relative_step"]
+    rank = float(stats.spearmanr(found, wanted)[0])
+    what = f"Spearman of directional with exact, {architecture} ({count} rows)"
+    table.append((what, f"{rank:.4f}", f"{about['form']}, {relative[0]:g}", ">= 0.995"))
+    if not BFLOAT16:
+        what = f"directional in bfloat16, central, {architecture} / training step"
+        return [*table, (what, NO_UNITS, "", "<= 0.45")]
+    rough = Directional(queries="target", difference="central", precision="bfloat16")
+    state = rough.prepare(view, {}, query)
+    score = partial(rough.score, view, state, rows)
+    form = score().about["form"]
+    what = f"directional, {architecture} / training step, per row ({form})"
+    return [*table, _row(what, ratios(step, score, times, 1), "<= 0.45")]
+
+
+def memory(out: Path, threads: int, quick: bool = False) -> list[Row]:
+    """Measure the peak above what was held, scoring N rows and 4 N."""
+    loop = measured(out, "gpt2", 5, threads)
+    view, count = loop.view, 24 if quick else 48
+    estimators: dict[str, Any] = {
+        "grad_dot, 64 queries": GradDot(preconditioner="none"),
+        "directional": Directional(queries="target"),
+    }
+    table: list[Row] = []
+    for name, estimator in estimators.items():
+        state = estimator.prepare(view, {}, view.probes(22).select(slice(0, 64)))
+        estimator.score(view, state, view.candidates(8))  # what the first call keeps for good
+        peaks = [
+            _peak(partial(estimator.score, view, state, view.candidates(n // 3)))
+            for n in (count, 4 * count)
+        ]
+        what = f"peak memory of {name}, {4 * count} rows / {count} rows"
+        spread = f"{peaks[0]:.0f} and {peaks[1]:.0f} MiB"
+        table.append((what, f"{peaks[1] / max(peaks[0], 1.0):.2f}", spread, "flat"))
+    return table
+
+
+def token_losses_of(view: RunView, rows: Batch) -> Tensor:
+    """Return each row's mean loss [N], as training on it has just given it."""
+    return view.token_losses(rows).sum(1) / rows.mask.sum(1)
+
+
+def _steps(view: RunView, rows: Batch) -> None:
+    """Run a training step's forward and backward pass, all parameters, 16 rows at a time."""
+    for chunk in chunks(rows, 16):
+        loss = token_losses(view.model, chunk).mean()
         torch.autograd.grad(loss, list(view.model.parameters()))
 
-    table = []
-    for precision, asked in (("float32", "<= 1.2"), ("bfloat16", "<= 0.75")):
-        estimator = GradDot(preconditioner="none", precision=precision)  # type: ignore[arg-type]
-        state = estimator.prepare(view, {}, queries)
 
-        def score(estimator: GradDot = estimator, state: dict[str, Any] = state) -> None:
-            estimator.score(view, state, rows)
+def _one_by_one(view: RunView, rows: Batch, state: dict[str, Tensor]) -> Tensor:
+    """Return <g_i, query> [N, Q] by a backward pass per row."""
+    parameters = dict(view.model.named_parameters())
+    names = [k.removeprefix("query:") for k in state if k.startswith("query:")]
+    found = []
+    for i in range(len(rows.rows)):
+        loss = token_losses(view.model, rows.select(slice(i, i + 1))).mean()
+        gradients = torch.autograd.grad(loss, [parameters[name] for name in names])
+        queries = (state[f"query:{name}"].flatten(1) for name in names)
+        pairs = zip(queries, gradients, strict=True)
+        # a weight [out, in] or [in, out] has its query in the same layout
+        found.append(sum((q @ g.flatten() for q, g in pairs), torch.zeros(())))
+    return torch.stack(found).double()
 
-        mean, low, high = interval(list(ratios(step, score, max(3, pairs // 20), 2)))
-        what = f"grad_dot, 64 queries / forward and backward in float32, per row ({precision})"
-        table.append((what, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", asked))
-    return table
+
+def _row(what: str, values: Iterable[float], asked: str) -> Row:
+    mean, low, high = interval(list(values))
+    return what, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", asked
+
+
+def _peak(call: Callable[[], object]) -> float:
+    """Return MiB above the resident memory before the call; Linux."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the earlier peak
+    before = _status("VmRSS")
+    call()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))

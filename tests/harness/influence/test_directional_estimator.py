@@ -1,4 +1,4 @@
-"""The directional estimator against exact gradients and real steps; its forms against each other."""
+"""The directional estimator against exact gradients and real steps; its forms with each other."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from harness.api import Batch, Direction
 from harness.influence import directional, directional_estimator, directional_forms
 from harness.influence.derivatives import by_forward_mode, by_hooks, eager_twin, plain_product
-from harness.influence.directional import adam_scale
+from harness.influence.directional import adam_scale, norm, preconditioned
 from harness.influence.directional_estimator import Directional
 from harness.influence.directional_forms import check_rows, exact_form
 from harness.loop import Loop
 from harness.model import token_losses
 from harness.view import RunView
 from tests.conformance import EstimatorContract
+from tests.harness.influence.test_directional import exact_scores
 from tests.harness.influence.test_row_gradients import build, by_autograd, closeness, some_rows
 from tests.tiny import MakeSpec
 
@@ -54,7 +55,7 @@ class TestExactContract(EstimatorContract):
         if request.param == "forward":
             return Directional(difference="forward", queries="mean")
         monkeypatch.setattr(directional_forms, "AGREEMENT", 0.0)
-        return Directional(modules=("all",), preconditioner="none")
+        return Directional(modules=("all",), preconditioner="none", queries="target")
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,9 @@ def test_one_real_step_per_row_lowers_the_querys_loss_as_scored(view: RunView, a
 def test_both_exact_forms_are_autograds_over_all_parameters(kind: str) -> None:
     """Norms, positions, tied heads and lone biases included; to float64's precision."""
     model, rows = build(kind), some_rows()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None  # as harness.model.build_model leaves it
     made = torch.Generator().manual_seed(3)
     names = [name for name, _ in model.named_parameters()]
     along = {
@@ -158,24 +162,26 @@ def test_both_exact_forms_are_autograds_over_all_parameters(kind: str) -> None:
     duals = by_forward_mode(eager_twin(model), rows, first)
 
     torch.testing.assert_close(hooked, wanted, **closeness(kind))
-    torch.testing.assert_close(duals, wanted[:, 0], **closeness(kind))
+    rounded = kind == "llama"  # whose norms compute in float32
+    close = {"rtol": 1e-5, "atol": 1e-6} if rounded else closeness(kind)
+    torch.testing.assert_close(duals, wanted[:, 0], **close)
     total = plain_product(model, rows, first)
     torch.testing.assert_close(total, wanted[:, 0].sum()[None], **closeness(kind))
 
 
-def planted(view: RunView) -> Direction:
-    """Return Adam's factor with three coordinates that it has hardly seen: 1 / eps."""
-    scale = {name: factor.clone() for name, factor in adam_scale(view).items()}
-    scale["transformer.h.0.ln_1.weight"][:3] = 1e8
-    return scale
+def planted(gradient: Direction, scale: Direction) -> Direction:
+    """Return the direction with a long part that no loss depends on: a bias of all keys."""
+    along = {name: value.clone() for name, value in preconditioned(gradient, scale).items()}
+    along["transformer.h.0.attn.c_attn.bias"][32:64] = 1e6 * norm(along)
+    return along
 
 
 def test_where_no_step_holds_the_exact_form_takes_over_and_the_record_says_so(
     view: RunView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three components carry the direction, so that every step bends the loss beyond use."""
-    rows, query, scale = view.candidates(4), view.probes(2), planted(view)
-    monkeypatch.setattr(directional_estimator, "adam_scale", planted)
+    """Steps are measured by the long part, so what moves the loss drowns in rounding."""
+    rows, query = view.candidates(4), view.probes(2)
+    monkeypatch.setattr(directional_estimator, "preconditioned", planted)
     estimator = Directional(queries="mean")
 
     state = estimator.prepare(view, {}, query)
@@ -184,10 +190,9 @@ def test_where_no_step_holds_the_exact_form_takes_over_and_the_record_says_so(
     assert scores.about["form"] == "vector"
     assert scores.about["step_disagreement"][0] >= directional.AGREEMENT  # type: ignore[index]
     assert scores.about["relative_step"] == [0.0]
-    wanted = exact(view, rows, query, scale)
-    torch.testing.assert_close(
-        scores.total[:, 0], wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())
-    )
+    along = {k.removeprefix("along:"): v[0] for k, v in state.items() if k.startswith("along:")}
+    wanted = exact_scores(view, rows, along)
+    assert float((scores.total[:, 0] - wanted).norm() / wanted.norm()) < 1e-3
 
 
 class Scaled(nn.Module):
@@ -284,4 +289,4 @@ def test_a_query_that_is_not_finite_is_named(view: RunView) -> None:
         list(broken.parameters())[2].fill_(float("nan"))
 
     with pytest.raises(FloatingPointError, match=r"row \d+ of domain 'a' at step 8 is not finite"):
-        Directional().prepare(replace(view, model=broken), {}, view.probes(1))
+        Directional(preconditioner="none").prepare(replace(view, model=broken), {}, view.probes(1))
