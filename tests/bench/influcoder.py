@@ -34,7 +34,7 @@ from harness.influence.influcoder.evaluation import (
     summarised,
 )
 from harness.influence.influcoder.influcoder import Influcoder
-from harness.influence.influcoder.lora_gradients import Adapter, adapted, all_features
+from harness.influence.influcoder.lora_gradients import Adapter, adapted, row_features
 from harness.influence.projections import CountSketch
 from harness.loop import Loop
 from harness.rng import generator, key
@@ -69,7 +69,7 @@ def features(loop: Loop, pairs: int, rows: Batch) -> list[Row]:
         return torch.cat(found)
 
     def together() -> torch.Tensor:
-        return all_features(view, adapter, on, rows, 16)
+        return row_features(view, adapter, on, rows, 16)
 
     error = float((one_by_one() - together()).abs().max())
     mean, low, high = interval(list(ratios(together, one_by_one, pairs, 1)))
@@ -91,7 +91,7 @@ def scoring(loop: Loop, pairs: int, rows: Batch, queries: Batch) -> list[Row]:
         estimator.score(view, prepared, rows)
 
     def gradient() -> None:
-        all_features(view, adapter, on, rows, 16)
+        row_features(view, adapter, on, rows, 16)
 
     mean, low, high = interval(list(ratios(encoder, gradient, pairs, 1)))
     what = f"adapter gradient / encoder score, per row ({len(rows.rows)} rows of 128, scratch)"

@@ -1,14 +1,12 @@
-"""How far two rankings agree, and on which rows that may be asked.
-
-Ties take their mean rank, as rounding would otherwise break them and a bag of words has many; a
-ranking that says the same of all rows agrees with nothing, 0, where the formula is 0 / 0.
-"""
+"""How far two rankings agree, and on which rows that may be asked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+
+from harness.influence.fidelity import spearman
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -27,16 +25,6 @@ def agreement(scores: Tensor, truth: Tensor) -> Agreement:
     """Return the agreement of scores [Q, N] with truth [Q, N]."""
     each = [spearman(one, other) for one, other in zip(scores, truth, strict=True)]
     return Agreement(sum(each) / len(each), spearman(scores.mean(0), truth.mean(0)))
-
-
-def spearman(scores: Tensor, truth: Tensor) -> float:
-    """Return the correlation of ranks [N]; 0 where either has no order at all."""
-    from scipy.stats import rankdata
-
-    ranks = [torch.from_numpy(rankdata(x.detach().cpu().double().numpy())) for x in (scores, truth)]
-    one, other = (rank - rank.mean() for rank in ranks)
-    size = float(one.norm() * other.norm())
-    return float(one @ other) / size if size > 0 else 0.0
 
 
 def split(count: int, share: float, made: Generator) -> tuple[Tensor, Tensor]:

@@ -105,11 +105,14 @@ class TextEncoder:
         pairs = zip(found.tokens.cpu(), found.visible.cpu(), strict=True)
         texts = [self.decode(tokens[visible].tolist()) for tokens, visible in pairs]
         model: Any = self.module
-        features = {
-            name: value.to(rows.inputs.device) if hasattr(value, "to") else value
-            for name, value in model.tokenize(texts).items()
-        }
-        return _unit(model(features)["sentence_embedding"], rows)
+        features = model.tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=model.max_seq_length,
+            return_tensors="pt",
+        ).to(rows.inputs.device)
+        return _unit(model(dict(features))["sentence_embedding"], rows)
 
 
 def open_encoder(

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from harness.influence.fidelity import spearman
 from harness.influence.gradients import GradCos
-from harness.influence.influcoder.agreement import agreement, spearman, split
+from harness.influence.influcoder.agreement import agreement, split
 from harness.influence.influcoder.encoder import seen
-from harness.influence.influcoder.lora_gradients import Adapter, adapted, all_features
+from harness.influence.influcoder.lora_gradients import Adapter, adapted, row_features
 from harness.rng import generator
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def projection_fidelity(
     pairs = torch.triu_indices(len(rows.rows), len(rows.rows), 1)
     found = []
     for kind in (adapter, replace(adapter, dims=0)):
-        features = all_features(view, kind, on, rows, chunk_rows).double().cpu()
+        features = row_features(view, kind, on, rows, chunk_rows).double().cpu()
         found.append((features @ features.T)[pairs[0], pairs[1]])
     error = (found[0] - found[1]).abs()
     return Fidelity(float(error.mean()), float(error.max()), spearman(*found))

@@ -17,23 +17,23 @@ this project's own use. The optimizer has no moments for the adapter, so there i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from harness.api import Scores
+from harness.influence.flops import billed
 from harness.influence.gradients import refuse_non_finite
 from harness.influence.influcoder.agreement import agreement, split, unseen
 from harness.influence.influcoder.distill import Distillation, distill
 from harness.influence.influcoder.encoder import SCRATCH, Encoder, decoder, open_encoder
-from harness.influence.influcoder.flops import SampledFlops
 from harness.influence.influcoder.lora_gradients import (
     Adapter,
     adapted,
-    all_features,
     cosines,
+    row_features,
 )
 from harness.influence.queries import Queries, query_weights
 from harness.rng import generator
@@ -51,6 +51,9 @@ RATES = {SCRATCH: 1e-3}  # 5e-5 is the paper's, for encoders that were trained b
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Influcoder:
     """Cosines of embeddings that were distilled from gradients."""
+
+    cosine: ClassVar[bool] = True
+    preconditioner: ClassVar[Literal["none"]] = "none"
 
     kind: Literal["influcoder"] = "influcoder"
     encoder: Annotated[str, Field(strict=True, min_length=1)] = SCRATCH
@@ -129,15 +132,15 @@ class Influcoder:
 
     def embed(self, view: View, fitted: State, rows: Batch) -> Tensor:
         """Return embeddings [N, d] float32; to store them, float16 is enough: 2 d bytes a row."""
-        encoder, parts, flops = self._encoder(view, fitted, rows.inputs.device), [], SampledFlops()
-        size = ENCODED * self.chunk_rows
-        for start in range(0, len(rows.rows), size):
-            chunk = rows.select(slice(start, start + size))
-            with torch.no_grad(), flops.of(len(chunk.rows)):
-                parts.append(encoder(chunk))
-            refuse_non_finite(view, chunk, "embedding", parts[-1])
-        view.bill(flops.total, rows.targets.numel())
-        return torch.cat(parts)
+        encoder = self._encoder(view, fitted, rows.inputs.device)
+
+        def of_chunk(chunk: Batch) -> Tensor:
+            with torch.no_grad():
+                embedded = encoder(chunk)
+            refuse_non_finite(view, chunk, "embedding", embedded)
+            return embedded
+
+        return billed(view, rows, ENCODED * self.chunk_rows, of_chunk)
 
     def validate(self, view: View, fitted: State, rows: Batch, query: Batch) -> dict[str, float]:
         """Compare with the gradients of the model as it is now, on rows not trained on.
@@ -193,7 +196,7 @@ class Influcoder:
             seed=self.seed,
         )
         on = adapted(view.model, adapter)
-        anchors = all_features(view, adapter, on, queries, self.chunk_rows)  # [Q, dims]
+        anchors = row_features(view, adapter, on, queries, self.chunk_rows)  # [Q, dims]
         return cosines(view, adapter, on, rows, anchors, self.chunk_rows)
 
     def learn(

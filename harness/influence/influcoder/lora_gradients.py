@@ -17,15 +17,14 @@ Deviations: one backward pass per chunk instead of one per row; float32 instead 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from harness.influence.factors import Factors, materialised
+from harness.influence.flops import billed
 from harness.influence.gradients import refuse_non_finite
-from harness.influence.influcoder.flops import SampledFlops
 from harness.influence.projections import CountSketch
 from harness.influence.row_gradients import backward
 from harness.influence.selection import Use, choose
@@ -85,34 +84,24 @@ def adapted(model: nn.Module, adapter: Adapter) -> Adapted:
     return Adapted(copied, choose(copied, (ADAPTER_B,), biases=False))
 
 
-def row_features(
-    view: View, adapter: Adapter, on: Adapted, rows: Batch, chunk_rows: int
-) -> Iterator[Tensor]:
-    """Yield features [chunk, dims] float32 of length 1, on the model's device, chunk by chunk.
+def row_features(view: View, adapter: Adapter, on: Adapted, rows: Batch, chunk_rows: int) -> Tensor:
+    """Return features [N, dims] float32 of length 1, on the model's device.
 
     A row without counted targets has zeros. FloatingPointError names the first row with a gradient
     that is not finite, or with targets and none.
     """
-    flops = SampledFlops()
-    for start in range(0, len(rows.rows), chunk_rows):
-        chunk = rows.select(slice(start, start + chunk_rows))
-        with flops.of(len(chunk.rows)):
-            found = _features(view, adapter, on, chunk)
-        yield found
-    view.bill(flops.total, rows.targets.numel())
-
-
-def all_features(view: View, adapter: Adapter, on: Adapted, rows: Batch, chunk_rows: int) -> Tensor:
-    """Return the features of all rows [N, dims]."""
-    return torch.cat(list(row_features(view, adapter, on, rows, chunk_rows)))
+    return billed(view, rows, chunk_rows, lambda chunk: _features(view, adapter, on, chunk))
 
 
 def cosines(
     view: View, adapter: Adapter, on: Adapted, rows: Batch, queries: Tensor, chunk_rows: int
 ) -> Tensor:
     """Return cosines [Q, N] of query features [Q, dims] with rows; no [N, dims] is kept."""
-    chunks = row_features(view, adapter, on, rows, chunk_rows)
-    return torch.cat([queries @ chunk.T for chunk in chunks], 1)
+
+    def of_chunk(chunk: Batch) -> Tensor:
+        return _features(view, adapter, on, chunk) @ queries.T  # [chunk, Q]
+
+    return billed(view, rows, chunk_rows, of_chunk).T
 
 
 def _features(view: View, adapter: Adapter, on: Adapted, rows: Batch) -> Tensor:

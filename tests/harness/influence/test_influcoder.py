@@ -15,7 +15,8 @@ from torch import Tensor
 
 from harness.api import Batch, State
 from harness.corpus import TokenStore
-from harness.influence.influcoder.agreement import agreement, spearman, split, unseen
+from harness.influence.fidelity import spearman
+from harness.influence.influcoder.agreement import agreement, split, unseen
 from harness.influence.influcoder.distill import Distillation, block_loss, blocks
 from harness.influence.influcoder.encoder import decoder, open_encoder, seen
 from harness.influence.influcoder.evaluation import evaluate, summarised

@@ -16,8 +16,8 @@ from harness.influence.influcoder.lora_gradients import (
     Adapted,
     Adapter,
     adapted,
-    all_features,
     cosines,
+    row_features,
 )
 from harness.influence.projections import CountSketch
 from harness.rng import key
@@ -54,7 +54,7 @@ def test_batched_adapter_gradients_are_those_of_one_backward_pass_per_row(kind: 
     model, rows = build(kind), some_rows()
     on = adapted(model, WHOLE)
 
-    ours = all_features(view_of(model), WHOLE, on, rows, 2)
+    ours = row_features(view_of(model), WHOLE, on, rows, 2)
 
     theirs = by_autograd(on, rows)
     lengths = theirs.norm(dim=1, keepdim=True)
@@ -97,7 +97,7 @@ def test_no_gradient_of_a_weight_is_formed(monkeypatch: pytest.MonkeyPatch) -> N
             return out
 
     with Products():
-        all_features(view_of(model), replace(WHOLE, dims=64), on, rows, 16)
+        row_features(view_of(model), replace(WHOLE, dims=64), on, rows, 16)
 
     assert made
     assert not shapes & set(made)
@@ -111,7 +111,7 @@ def test_an_adapter_is_a_function_of_its_seed_and_no_generator_moves() -> None:
     def features(seed: int) -> Tensor:
         adapter = Adapter(rank=3, dims=64, seed=seed)
         before = torch.get_rng_state()
-        found = all_features(view_of(model), adapter, adapted(model, adapter), rows, 16)
+        found = row_features(view_of(model), adapter, adapted(model, adapter), rows, 16)
         assert torch.equal(torch.get_rng_state(), before)
         return found
 
@@ -132,7 +132,7 @@ def test_features_are_the_sketch_of_the_whole_gradient_at_length_one() -> None:
     adapter = replace(WHOLE, dims=32)
     on, view = adapted(model, adapter), view_of(model)
 
-    found = all_features(view, adapter, on, rows, 3)
+    found = row_features(view, adapter, on, rows, 3)
 
     sketch = CountSketch(32, key(5, "influcoder sketch"))
     whole, sizes = by_autograd(on, rows), {}
@@ -165,7 +165,7 @@ def test_what_is_not_finite_is_named() -> None:
     with torch.no_grad():
         model.transformer.h[1].mlp.c_proj.weight[0, 0] = float("inf")  # type: ignore[union-attr, index]
     with pytest.raises(FloatingPointError, match=r"row 0 of domain 'a' at step 0 .*lora_B"):
-        all_features(view_of(model), WHOLE, adapted(model, WHOLE), some_rows(), 16)
+        row_features(view_of(model), WHOLE, adapted(model, WHOLE), some_rows(), 16)
 
 
 def test_a_row_with_targets_must_have_a_gradient() -> None:
@@ -174,7 +174,7 @@ def test_a_row_with_targets_must_have_a_gradient() -> None:
     with torch.no_grad():
         model.transformer.ln_f.weight.zero_()  # type: ignore[union-attr]
     with pytest.raises(FloatingPointError, match=r"row 0 of domain 'a'.*zero although targets"):
-        all_features(view_of(model), WHOLE, adapted(model, WHOLE), some_rows(), 16)
+        row_features(view_of(model), WHOLE, adapted(model, WHOLE), some_rows(), 16)
 
 
 def test_an_adapter_does_not_go_on_an_embedding() -> None:
