@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +145,14 @@ def embeddings(world: World) -> Iterator[tuple[str, Part]]:
     """Yield each embedding of all rows."""
     view, rows = world.view, world.rows
     for layers, _, pooling in (arm.partition(":") for arm in world.options.jvp):
-        jvp = JvpLandmark(layers=int(layers), pooling=pooling)  # type: ignore[arg-type]
-        name = (
-            f"JVP, {layers} layer{'s' * (layers > '1')}, {pooling} token{'s' * (pooling == 'mean')}"
-        )
-        yield name, world.part(lambda jvp=jvp: jvp._embeddings(view, rows))
+        jvp = JvpLandmark(layers=int(layers), pooling=pooling)
+        over = {"last": "last token", "mean": "mean over tokens"}[pooling]
+        name = f"JVP, {layers} layer{'s' * (layers != '1')}, {over}"
+        yield name, world.part(partial(jvp._embeddings, view, rows))
     for layers in world.options.hidden:
         hidden = HiddenLandmark(layers=layers)
         name = f"hidden states, {layers} layer{'s' * (layers > 1)}"
-        yield name, world.part(lambda hidden=hidden: hidden._embeddings(view, rows))  # type: ignore[misc]
+        yield name, world.part(partial(hidden._embeddings, view, rows))
 
 
 def landmark_points(world: World, exact: Part) -> Iterator[Point]:

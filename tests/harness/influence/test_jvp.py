@@ -74,8 +74,8 @@ def test_embeddings_are_derivatives_along_the_tangents(
 def test_padding_behind_a_row_changes_nothing(pooling: Pooling) -> None:
     """The same embedding for rows that are longer by what does not count."""
     model, rows = trunk("llama"), some_rows()
-    cut = [getattr(rows, name)[:, :9] for name in ("inputs", "targets", "mask")]
-    short = Batch(*cut, rows.domains, rows.rows)
+    inputs, targets, mask = (t[:, :9] for t in (rows.inputs, rows.targets, rows.mask))
+    short = Batch(inputs, targets, mask, rows.domains, rows.rows)
     padded = replace(rows, mask=rows.mask & (torch.arange(16) < 9))
     tangents = tangents_of(model, 2, seed=0)
 

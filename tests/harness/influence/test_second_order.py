@@ -61,7 +61,7 @@ def gradient(view: RunView, query: Batch, weights: Tensor, moved: Direction | No
     if moved is not None:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter += moved[name]
+                parameter.add_(moved[name])
     losses = token_losses(model, query).sum(1) / query.mask.sum(1)
     names, parameters = zip(*model.named_parameters(), strict=True)
     parts = torch.autograd.grad((losses * weights).sum(), parameters)
@@ -75,6 +75,11 @@ def domain_steps(view: RunView, rows: Batch) -> list[Direction]:
         preconditioned(view.gradient(rows.select(rows.domains == k)), scale)
         for k in range(len(view.domains))
     ]
+
+
+def widened(steps: list[Direction]) -> list[Direction]:
+    """Return them in float64."""
+    return [{name: value.double() for name, value in step.items()} for step in steps]
 
 
 def flat(direction: Direction) -> Tensor:
@@ -105,7 +110,7 @@ def test_curvature_is_symmetric_by_itself(view: RunView) -> None:
     """<s_k, H s_l> = <s_l, H s_k>, before anything is averaged."""
     wide, query = doubled(view), view.probes(2)
     weights = query_weights(view, query, "target")[0]
-    steps = [{n: v.double() for n, v in s.items()} for s in domain_steps(view, view.candidates(2))]
+    steps = widened(domain_steps(view, view.candidates(2)))
 
     _, products = hessian_products(wide, query, weights, steps)
     raw = torch.tensor([[float(flat(s) @ flat(h)) for h in products] for s in steps])
@@ -121,7 +126,7 @@ def test_the_quadratic_model_foresees_a_real_step_of_adamw(view: RunView) -> Non
     """The loss after a step at given weights: second order is closer than first, by far."""
     wide, query = doubled(view), view.probes(2)
     weights = query_weights(view, query, "target")[0]
-    steps = [{n: v.double() for n, v in s.items()} for s in domain_steps(view, view.candidates(2))]
+    steps = widened(domain_steps(view, view.candidates(2)))
     drift = {n: v.double() for n, v in adam_drift(view).items()}
     model, rate = second_order(wide, query, weights, steps, drift), 1e-3
 
@@ -130,7 +135,7 @@ def test_the_quadratic_model_foresees_a_real_step_of_adamw(view: RunView) -> Non
         with torch.no_grad():
             for name, parameter in moved.named_parameters():
                 step = sum(w * s[name] for w, s in zip(mixture, steps, strict=True))
-                parameter -= rate * (step + drift[name])
+                parameter.sub_(rate * (step + drift[name]))
             return float((token_losses(moved, query).mean(1) * weights).sum())
 
     mixtures = [torch.tensor(m).double() for m in ((1.0, 0, 0), (0, 1.0, 0), (0.2, 0.3, 0.5))]
