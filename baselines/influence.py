@@ -8,28 +8,24 @@ into weights by one of
   exponentiated:  w proportional to w_current exp(p / temperature)       (DoGE's form, 2310.15393)
   qp:             w = argmin -p.w + rate/2 w'Qw + strength/2 |w - anchor|^2 on the simplex: the
                   robust objective of Influence Distillation (arXiv:2505.19051), with domains tied;
-                  Q, by Hessian-vector products of the probe loss, where `second_order` asks for it
+                  Q = 0 unless `second_order` (harness/influence/second_order.py)
   seed000:        shift by the lowest, normalize, clip to [.01, .9], normalize
-then held between floor and cap (but for seed000, which has its own).
+then held between floor and cap, except for seed000.
 
-Estimators (harness/influence): `directional`, exact, one forward a row; `grad_dot`, `grad_cos` and
-`group`, exact, from row gradients; `jvp_landmark`, Influence Distillation's own, and
-`hidden_landmark`, the same without its JVP; `ekfac`; `influcoder`. Every `fidelity_every` refreshes
-the chosen one is compared with exact row gradients on rows that it was not fitted on.
-
-`rule = "seed000"` without an estimator is the project's seed as it was: mean-pooled hidden states
-after two blocks, a linear kernel, 16 landmarks and their raw gradients of embedding and head, all
-kept from the first refresh. A reproduction, and never a recommendation: whatever the scores, three
-domains of noise get about (.010, .305, .685).
+Estimators, in harness/influence: `directional` (exact, one forward a row), `grad_dot`, `grad_cos`,
+`group` (exact, row gradients), `jvp_landmark` (Influence Distillation's own), `hidden_landmark` (the
+same without its derivative), `ekfac`, `influcoder`. `rule = "seed000"` without an estimator is seed
+000 as it was, a reproduction and never a recommendation: three domains of noise get (.010, .305,
+.685) whatever the scores. It is fitted at the first refresh, where the seed did so at step 0.
 
 Domain weights from influence are this project's own construction: Influence Distillation selects
 fine-tuning rows. z-scores make temperature and strength mean the same at every refresh, at a price:
 how far apart the domains are is forgotten, so scores that are only noise still move the weights.
 Their standard errors are recorded; `standardize = false` keeps the scores' own scale.
 
-Cost per refresh at the defaults, in rows of a training step: one gradient on the probe rows, and
-about a third for each of two forwards of every candidate. Deviations: first order unless
-`second_order`; candidates are drawn uniformly from each domain, off the training stream.
+Cost per refresh at the defaults, in rows of a training step: one gradient on the probe rows, and a
+third for each of two forwards of every candidate. Deviations: first order unless `second_order`;
+candidates are drawn uniformly from each domain, off the training stream.
 """
 
 from __future__ import annotations
@@ -39,50 +35,30 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from harness.api import Mixer
 from harness.domains import bounded, domain_mean, min_shifted, projected, standardized, uniform
-from harness.influence.directional_estimator import Directional
-from harness.influence.estimators import LEGACY, AnyEstimator
-from harness.influence.rebalancing import Refreshed, Refresher, standard_errors
-from harness.influence.second_order import curvature, simplex_qp
+from harness.influence.estimators import SEED000
+from harness.influence.rebalancing import Refreshed, refresh, standard_errors
+from harness.influence.schedule import Schedule
+from harness.influence.second_order import of_domains, simplex_qp
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.api import State, View
+    from harness.influence.second_order import SecondOrder
 
-Count = Annotated[int, Field(strict=True, gt=0)]
-CountOrNone = Annotated[int, Field(strict=True, ge=0)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
 Switch = Annotated[bool, Field(strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Influence(Mixer):
+class Influence(Schedule, Mixer):
     """Domain weights from the influence of their rows on the target's probe set."""
 
-    every: Count = 100
-    """Steps between refreshes; the first comes after this many."""
-    rows: Count = 16
-    """Candidate rows scored per domain at a refresh."""
-    probe_rows: Count = 32
-    """Probe rows of each target domain that the query is made of."""
-    probes: Literal["fresh", "fixed"] = "fresh"
-    """New probe rows at each refresh (noise), or always the same (overfitting to them)."""
-    estimator: AnyEstimator = Directional()
-    """What scores a row: a name, or a table with `kind` and the estimator's own settings."""
-    pool_rows: CountOrNone = 0
-    """Train rows per domain that the estimator is fitted on; 0 for the candidates themselves."""
-    refit: CountOrNone = 1
-    """Refreshes between two fits of the estimator; 0 fits once and keeps it."""
-    fidelity_every: CountOrNone = 10
-    """Refreshes between comparisons with exact row gradients, the first included; 0 for none."""
-    fidelity_rows: Count = 4
-    """Rows per domain that are compared."""
-    stale_below: Share = 0.0
-    """A fit that is kept and whose rank correlation falls below this is noted and made anew."""
     standardize: Switch = True
     """z-score over domains, so that temperature and strength mean the same at every refresh."""
     memory: Share = 0.0
@@ -105,24 +81,24 @@ class Influence(Mixer):
 
     @model_validator(mode="before")
     @classmethod
-    def _legacy(cls, given: Any) -> Any:
-        """Complete the seed's own rule by the seed's own estimator, kept from the first refresh."""
+    def _complete(cls, given: Any) -> Any:
+        """Give the seed's rule the seed's estimator, unless one is named."""
         is_call = isinstance(given, ArgsKwargs)
         settings = dict((given.kwargs or {}) if is_call else given)
         if settings.get("rule") == "seed000" and "estimator" not in settings:
-            settings |= {"estimator": LEGACY, "refit": 0, "standardize": False}
+            settings |= {"estimator": SEED000, "refit": 0, "standardize": False}
         return ArgsKwargs(given.args, settings) if is_call else settings
 
     def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:
-        """Refuse bounds between which there is no mixture, and a curvature without its slope."""
+        """Refuse bounds between which there is no mixture, and a bend without its slope."""
         if not self.floor * len(domains) <= 1 <= self.cap * len(domains):
             raise ValueError(
                 f"floor {self.floor} and cap {self.cap} leave no mixture of {len(domains)} domains"
             )
         exact = self.estimator.kind in ("directional", "grad_dot", "group")
         if self.second_order and not (self.rule == "qp" and exact):
-            fix = 'use rule = "qp" and the estimator directional, grad_dot or group'
-            raise ValueError(f"second_order: {self.rule} of {self.estimator.kind}; {fix}")
+            fix = 'set rule = "qp" and an estimator among directional, grad_dot and group'
+            raise ValueError(f"second_order: {self.rule} by {self.estimator.kind}; {fix}")
 
     def init(self, view: View) -> State:
         """Start from the chosen mixture, without scores."""
@@ -145,28 +121,25 @@ class Influence(Mixer):
         found = refresh(view, state, self, number)
         nothing = torch.zeros(num_domains, dtype=torch.float64)
         raw = domain_mean(found.scores, found.rows.domains, num_domains, nothing)
-        scores = standardized(raw) if self.standardize else raw
+        rate, bend = float(view.optimizer.param_groups[0]["lr"]), self._bend(view, found)
+        slope = raw if bend is None else raw - rate * bend.drift
+        scores = standardized(slope) if self.standardize else slope
         memory = self.memory if number else 0.0
         state["scores"] = memory * state["scores"] + (1 - memory) * scores
         state["refreshes"] = torch.tensor(number + 1)
-        bend = self._curvature(view, found, raw) if self.second_order else None
-        state["weights"] = self._update(view, state, bend)
-        facts = {
-            "raw_scores": raw.tolist(),
-            "standard_errors": standard_errors(found.scores, found.rows, num_domains),
-            "scores": state["scores"].tolist(),
-            "weights": state["weights"].tolist(),
-        }
+        scale = float(slope.std(correction=0)) if self.standardize else 1.0
+        state["weights"] = self._update(view, state, None if bend is None else rate * bend.curvature / scale)
+        errors = standard_errors(found.scores, found.rows, num_domains)
+        facts = {"raw_scores": raw.tolist(), "standard_errors": errors}
+        facts |= {name: state[name].tolist() for name in ("scores", "weights")}
         view.note("rebalance", {**facts, **found.about})
         if found.fidelity:
             view.note("fidelity", found.fidelity)
 
-    def _curvature(self, view: View, found: Refreshed, raw: Tensor) -> Tensor:
-        """Return rate * Q [K, K], in the scale of the scores."""
-        rate = float(view.optimizer.param_groups[0]["lr"])
-        size = raw.std(correction=0).clamp(min=1e-300) if self.standardize else 1.0
-        adam = self.estimator.preconditioner == "adam"
-        return rate * curvature(view, found.rows, found.query, adam) / size
+    def _bend(self, view: View, found: Refreshed) -> SecondOrder | None:
+        if not self.second_order:
+            return None
+        return of_domains(view, found.rows, found.query, self.estimator.preconditioner)
 
     def _update(self, view: View, state: State, bend: Tensor | None = None) -> Tensor:
         """Return the weights [K] that follow from the scores."""
@@ -177,7 +150,7 @@ class Influence(Mixer):
             anchor = state["weights"] if self.anchor == "current" else self._start(view)
             if bend is None:
                 return projected(anchor + scores / self.strength, self.floor, self.cap)
-            return simplex_qp(scores, bend, anchor, self.strength, self.floor, self.cap)
+            return simplex_qp(scores, bend, self.strength, anchor, self.floor, self.cap).weights
         logits = scores / self.temperature
         if self.rule == "exponentiated":
             logits = logits + state["weights"].clamp(min=1e-300).log()

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 # Relative steps |step * v| / |parameters|, largest first. Gradient directions want 1e-3 to 3e-4,
 # the flat ones of EKFAC 1e-2 to 1e-3.
 STEPS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
-# Two neighbouring steps agree when their scores differ by less than this share of their size.
-AGREEMENT = 0.05
+# Two neighboring steps agree when their scores differ by less than this share of their size. The
+# larger one is then 1.4 times that far from the derivative: Spearman above .995 on real text.
+AGREEMENT = 0.02
 Difference = Literal["one_sided", "central"]
 
 

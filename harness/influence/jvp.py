@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from harness import rng
+from harness.influence.derivatives import Functional
 from harness.influence.trunk import hidden_states, pooled
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def jvp_embeddings(
     parameters = {name: parameter.detach() for name, parameter in trunk.named_parameters()}
 
     def embed(given: dict[str, Tensor]) -> Tensor:
-        replaced = _Replaced(trunk, given)
-        return pooled(hidden_states(replaced, rows.inputs), rows, pooling)  # type: ignore[arg-type]
+        return pooled(hidden_states(Functional(trunk, given), rows.inputs), rows, pooling)
 
     def derivative(tangent: dict[str, Tensor]) -> Tensor:
         along: Tensor = torch.func.jvp(embed, (parameters,), (tangent,))[1]
@@ -63,13 +63,3 @@ def jvp_embeddings(
     with torch.no_grad():
         found: Tensor = torch.func.vmap(derivative)(tangents)  # [V, B, H]
     return found.transpose(0, 1).flatten(1)
-
-
-class _Replaced:
-    """A trunk's forward pass on other parameters."""
-
-    def __init__(self, trunk: nn.Module, parameters: dict[str, Tensor]) -> None:
-        self.trunk, self.parameters = trunk, parameters
-
-    def __call__(self, **inputs: object) -> object:
-        return torch.func.functional_call(self.trunk, self.parameters, kwargs=inputs)

@@ -11,14 +11,14 @@ Shapes: B rows, Q queries, D projected.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from harness.influence.factors import Factors, materialised, summed
-from harness.influence.gradients import _chunks, _counter, refuse_non_finite
+from harness.influence.flops import billed
+from harness.influence.gradients import refuse_non_finite
 from harness.influence.row_gradients import Reduction, backward
 
 if TYPE_CHECKING:
@@ -79,9 +79,8 @@ class Recipe:
 def projected_rows(view: View, rows: Batch, recipe: Recipe) -> Projected:
     """Return the projected gradient of each row's loss; FloatingPointError names row and module."""
     vectors: list[Tensor] = []
-    squares: list[Tensor] = []
 
-    def of_chunk(chunk: Batch) -> None:
+    def of_chunk(chunk: Batch) -> Tensor:
         parts = _Parts(view, chunk, recipe)
         losses = backward(
             view.model, chunk, recipe.uses, parts.receive, recipe.reduction, together=True
@@ -89,10 +88,10 @@ def projected_rows(view: View, rows: Batch, recipe: Recipe) -> Projected:
         refuse_non_finite(view, chunk, "loss", losses)
         parts.refuse_non_finite()
         vectors.append(parts.total.cpu())
-        squares.append(parts.squares.cpu())
+        return parts.squares.cpu()
 
-    in_chunks(view, rows, recipe.chunk_rows, of_chunk)
-    return Projected(torch.cat(vectors), torch.cat(squares).sqrt())
+    squares = billed(view, rows, recipe.chunk_rows, of_chunk)
+    return Projected(torch.cat(vectors), squares.sqrt())
 
 
 def projected_means(view: View, rows: Batch, weights: Tensor, recipe: Recipe) -> Projected:
@@ -105,7 +104,7 @@ def projected_means(view: View, rows: Batch, weights: Tensor, recipe: Recipe) ->
     gradients: dict[str, Tensor] = {}  # [Q, L, R]
     start = 0
 
-    def of_chunk(chunk: Batch) -> None:
+    def of_chunk(chunk: Batch) -> Tensor:
         nonlocal start
         share = weights[:, start : start + len(chunk.rows)].to(chunk.inputs.device)
         start += len(chunk.rows)
@@ -119,24 +118,14 @@ def projected_means(view: View, rows: Batch, weights: Tensor, recipe: Recipe) ->
 
         losses = backward(view.model, chunk, recipe.uses, receive, recipe.reduction)
         refuse_non_finite(view, chunk, "loss", losses)
+        return losses
 
-    in_chunks(view, rows, recipe.chunk_rows, of_chunk)
+    billed(view, rows, recipe.chunk_rows, of_chunk)
     parts = _Parts(view, rows.select(slice(0, len(weights))), recipe)
     for name, gradient in gradients.items():
         parts.add(name, gradient, 0)
     parts.refuse_non_finite()
     return Projected(parts.total.cpu(), parts.squares.sqrt().cpu())
-
-
-def in_chunks(view: View, rows: Batch, size: int, compute: Callable[[Batch], None]) -> None:
-    """Compute on `size` rows at a time and bill it: torch counts the first chunk, per row."""
-    first, *others = _chunks(rows, size)
-    with _counter() as counter:
-        compute(first)
-    for chunk in others:
-        compute(chunk)
-    flops = counter.get_total_flops() / len(first.rows) * len(rows.rows)
-    view.bill(flops, rows.targets.numel())
 
 
 class _Parts:

@@ -9,7 +9,7 @@ refresh or kept in the mixer's state; one that is kept can go stale, and then sa
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,48 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.api import Batch, Note, State, View
+    from harness.influence.schedule import Schedule
 
 FITTED = "fitted:"
-
-
-class Schedule(Protocol):
-    """What a mixer says of its refreshes; baselines/influence.py documents each."""
-
-    @property
-    def estimator(self) -> Any:
-        """What scores a row."""
-
-    @property
-    def rows(self) -> int:
-        """Candidates scored per domain."""
-
-    @property
-    def pool_rows(self) -> int:
-        """Train rows per domain to fit on; 0 for the candidates."""
-
-    @property
-    def probe_rows(self) -> int:
-        """Probe rows of each target domain."""
-
-    @property
-    def probes(self) -> str:
-        """Whether they are "fresh" or "fixed"."""
-
-    @property
-    def refit(self) -> int:
-        """Refreshes between fits; 0 for once."""
-
-    @property
-    def fidelity_every(self) -> int:
-        """Refreshes between comparisons; 0 for none."""
-
-    @property
-    def fidelity_rows(self) -> int:
-        """Rows compared per domain."""
-
-    @property
-    def stale_below(self) -> float:
-        """Rank correlation below which a kept fit is made anew."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +91,8 @@ def _scored(
     estimator = _estimator(plan)
     prepared = estimator.prepare(view, fitted, drawn.query)
     scores = estimator.score(view, prepared, drawn.rows)
-    about = {**scores.about, "flops": view.spent - before}
+    about = {name: _one(value) for name, value in scores.about.items()}
+    about["flops"] = view.spent - before
     return Refreshed(drawn.rows, drawn.query, scores.total[:, 0], about), prepared
 
 
@@ -141,6 +103,11 @@ def _fit(view: View, state: State, plan: Schedule, drawn: _Drawn) -> State:
             del state[name]
         state.update({FITTED + name: value for name, value in fitted.items()})
     return fitted
+
+
+def _one(value: Note) -> Note:
+    """Return a list of one query's number as that number: a refresh has one query."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _kept(state: State) -> State:

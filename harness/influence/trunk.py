@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Batch
+    from harness.influence.derivatives import Functional
 
 
 def trunk_of(
@@ -51,14 +52,6 @@ def trunk_of(
     return trunk
 
 
-def copy_of(model: nn.Module, attention: str) -> nn.Module:
-    """Return the whole model on the same parameters, with its own attention."""
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    twin: nn.Module = copy.deepcopy(model, memo)
-    set_attention(twin, attention)
-    return twin
-
-
 def set_attention(model: nn.Module, attention: str) -> None:
     """Let every module of a copy compute its attention in this way."""
     for module in model.modules():
@@ -69,14 +62,14 @@ def set_attention(model: nn.Module, attention: str) -> None:
             module._attn_implementation = attention  # type: ignore[assignment]
 
 
-def hidden_states(trunk: nn.Module, inputs: Tensor) -> Tensor:
+def hidden_states(trunk: nn.Module | Functional, inputs: Tensor) -> Tensor:
     """Return what comes after the last block of a trunk [B, T, H]."""
-    hidden = trunk(input_ids=inputs, use_cache=False)
-    hidden = getattr(hidden, "last_hidden_state", None)
+    output = trunk(input_ids=inputs, use_cache=False)
+    hidden: Tensor | None = getattr(output, "last_hidden_state", None)
     if hidden is None or hidden.shape[:2] != inputs.shape:
         found = "nothing" if hidden is None else str(list(hidden.shape))
-        raise ValueError(f"{type(trunk).__name__} returns {found} as last_hidden_state")
-    return hidden  # type: ignore[no-any-return]
+        raise ValueError(f"{type(output).__name__} has {found} as last_hidden_state [B, T, H]")
+    return hidden
 
 
 def pooled(hidden: Tensor, rows: Batch, pooling: str) -> Tensor:
