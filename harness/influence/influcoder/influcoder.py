@@ -74,9 +74,9 @@ class Influcoder:
     """Rounds of training; 0 leaves the encoder untrained, the baseline."""
     learning_rate: Annotated[float, Field(strict=True, gt=0)] | None = None
     """None: 1e-3 from scratch, 5e-5 for any other encoder."""
-    anchors: Annotated[int, Field(strict=True, gt=0)] = 8
+    block_queries: Annotated[int, Field(strict=True, gt=0)] = 8
     """Queries per training block."""
-    candidates: Annotated[int, Field(strict=True, gt=1)] = 16
+    block_rows: Annotated[int, Field(strict=True, gt=1)] = 16
     """Rows per training block."""
     hard_ratio: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.5
     """Share of a block's rows that are those with the highest target."""
@@ -97,7 +97,7 @@ class Influcoder:
         aggregated, and both of the untrained encoder.
         """
         if queries is None:
-            some, rest = split(len(pool.rows), 0.25, self._rng("anchors"))
+            some, rest = split(len(pool.rows), 0.25, self._rng("stand-ins"))
             pool, queries = pool.select(rest), pool.select(some)
         pool, queries = _counted(pool), _counted(queries)
         targets = self.targets(view, pool, queries)
@@ -108,9 +108,9 @@ class Influcoder:
         state = self.learn(view, pool.select(p), queries.select(q), targets[q][:, p])
         if len(held_q) and len(held_p) > 2:
             held = targets[held_q][:, held_p].cpu()
-            rows, anchors = pool.select(held_p), queries.select(held_q)
-            untrained = self.learn(view, rows, anchors, held, train=False)
-            found = [self.predicted(view, s, rows, anchors) for s in (state, untrained)]
+            rows, others = pool.select(held_p), queries.select(held_q)
+            untrained = self.learn(view, rows, others, held, train=False)
+            found = [self.predicted(view, s, rows, others) for s in (state, untrained)]
             facts = [number for scores in found for number in agreement(scores, held)]
             state["validation"] = torch.tensor(facts, dtype=torch.float64)
         return state
@@ -197,8 +197,8 @@ class Influcoder:
             seed=self.seed,
         )
         on = adapted(view.model, adapter)
-        anchors = row_features(view, adapter, on, queries, self.chunk_rows)  # [Q, dims]
-        return cosines(view, adapter, on, rows, anchors, self.chunk_rows)
+        features = row_features(view, adapter, on, queries, self.chunk_rows)  # [Q, dims]
+        return cosines(view, adapter, on, rows, features, self.chunk_rows)
 
     def learn(
         self, view: View, pool: Batch, queries: Batch, targets: Tensor, train: bool = True
@@ -210,8 +210,8 @@ class Influcoder:
         encoder = self._encoder(view, {}, pool.inputs.device)
         if train:
             options = Distillation(
-                anchors=self.anchors,
-                candidates=self.candidates,
+                block_queries=self.block_queries,
+                block_rows=self.block_rows,
                 hard_ratio=self.hard_ratio,
                 epochs=self.epochs,
                 learning_rate=self.learning_rate or RATES.get(self.encoder, 5e-5),

@@ -25,7 +25,6 @@ import torch
 from harness.influence.factors import Factors, materialised
 from harness.influence.flops import billed
 from harness.influence.gradients import refuse_non_finite
-from harness.influence.projections import CountSketch
 from harness.influence.row_gradients import backward
 from harness.influence.selection import Use, choose
 from harness.rng import key
@@ -105,6 +104,8 @@ def cosines(
 
 
 def _features(view: View, adapter: Adapter, on: Adapted, rows: Batch) -> Tensor:
+    from harness.influence.projections import CountSketch  # it imports torch at once
+
     sketch_key = key(adapter.seed, "influcoder sketch")
     sketch = CountSketch(adapter.dims, sketch_key) if adapter.dims else None
     parts: dict[str, Tensor] = {}

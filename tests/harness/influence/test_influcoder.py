@@ -86,9 +86,9 @@ def planted(view: FakeView, seed: int = 0, **options: Any) -> tuple[float, float
     (pool, one), (queries, other) = words(120, 1), words(40, 2)
     state = estimator.learn(view, pool, queries, truth(other, one))
     untrained = estimator.learn(view, pool, queries, truth(other, one), train=False)
-    (rows, one), (anchors, other) = words(60, 3), words(20, 4)
+    (rows, one), (asked, other) = words(60, 3), words(20, 4)
     found = [
-        agreement(estimator.predicted(view, s, rows, anchors), truth(other, one))
+        agreement(estimator.predicted(view, s, rows, asked), truth(other, one))
         for s in (state, untrained)
     ]
     return found[0].per_query, found[1].per_query, found[0].aggregated
@@ -110,7 +110,7 @@ def view() -> FakeView:
 
 
 def test_the_loss_of_a_block_by_hand() -> None:
-    """Two anchors and two candidates: Pearson over the block, KL within each anchor."""
+    """Two queries and two rows: Pearson over the block, KL within each query."""
     scores = torch.tensor([[0.1, 0.3], [0.2, 0.0]], dtype=torch.float64)
     targets = torch.tensor([[0.0, 0.1], [0.1, 0.1]], dtype=torch.float64)
     # deviations from the means .15 and .075, times 1000: (-50, 150, 50, -150), (-75, 25, 25, 25)
@@ -127,18 +127,18 @@ def test_the_loss_of_a_block_by_hand() -> None:
 
 
 def test_a_block_takes_its_hardest_rows_and_others_by_chance() -> None:
-    """Half are those with the highest target of any anchor; all anchors come in every round."""
+    """Half are those with the highest target of any query; all queries come in every round."""
     targets = torch.rand(20, 50, generator=torch.Generator().manual_seed(0))
     options = Distillation(epochs=3)
     made = list(blocks(targets, options))
 
     assert len(made) == 3 * max(math.ceil(20 / 8), math.ceil(50 / 16))
-    for anchors, candidates in made:
-        assert len(set(anchors.tolist())) == 8
-        assert len(set(candidates.tolist())) == 16
-        hardest = targets[anchors].amax(0).topk(8).indices
-        assert set(hardest.tolist()) == set(candidates[:8].tolist())
-    assert {int(i) for anchors, _ in made[:3] for i in anchors} == set(range(20))
+    for asked, rows in made:
+        assert len(set(asked.tolist())) == 8
+        assert len(set(rows.tolist())) == 16
+        hardest = targets[asked].amax(0).topk(8).indices
+        assert set(hardest.tolist()) == set(rows[:8].tolist())
+    assert {int(i) for asked, _ in made[:3] for i in asked} == set(range(20))
     again = list(blocks(targets, options))
     assert all(
         torch.equal(a, b)
