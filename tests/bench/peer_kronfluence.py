@@ -37,8 +37,8 @@ def identity(job: Job, accumulate: bool) -> Scorer:
 
 
 def pairwise(analyzer: Any, factors: str, rows: Any, queries: Any, arguments: Any) -> Tensor:
-    """Return kronfluence's pairwise scores [Q, N], computed anew."""
-    found = analyzer.compute_pairwise_scores(
+    """Return kronfluence's pairwise scores [Q, N], computed anew; it hands them over as a file."""
+    analyzer.compute_pairwise_scores(
         scores_name="scores",
         factors_name=factors,
         query_dataset=queries,
@@ -48,7 +48,7 @@ def pairwise(analyzer: Any, factors: str, rows: Any, queries: Any, arguments: An
         score_args=arguments,
         overwrite_output_dir=True,
     )
-    scores: Tensor = found["all_modules"]
+    scores: Tensor = analyzer.load_pairwise_scores("scores")["all_modules"]
     return scores
 
 

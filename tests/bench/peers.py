@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import math
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -98,7 +100,7 @@ def measure(job: Job, rounds: int, console: Console) -> tuple[dict[str, Found], 
             ready[name] = peer.make(job)
             megabytes[name] = peak(ready[name])
         except Exception as error:  # whatever a library raises belongs in the table
-            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            failed[name] = reason(error)
             ready.pop(name, None)
     step = training_step(job)
     step()
@@ -117,6 +119,11 @@ def measure(job: Job, rounds: int, console: Console) -> tuple[dict[str, Found], 
             known.in_steps.append(ratio)
             before = after
     return found, failed
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of what a library said."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:
@@ -160,7 +167,7 @@ def rows_of(found: dict[str, Found], failed: dict[str, str]) -> list[tuple[str, 
     rows: list[tuple[str, ...]] = []
     for name, peer in PEERS.items():
         if name in failed:
-            rows.append((name, f"failed: {failed[name]}"))
+            rows.append((f"{name}\n  failed: {failed[name]}",))
             continue
         one, ours = found[name], found.get(OURS[peer.biases])
         rank = error = versus = ""
@@ -200,7 +207,7 @@ def ekfac_rows(job: Job, rounds: int) -> list[tuple[str, ...]]:
             job, repeats=rounds, between=lambda: steps.append(timed(step)[1] / STEP_ROWS)
         )
     except Exception as error:  # as above
-        return [("kronfluence EKFAC", f"failed: {type(error).__name__}: {error}".splitlines()[0])]
+        return [(f"kronfluence EKFAC\n  failed: {reason(error)}",)]
     fit = reference.fit_seconds / len(job.rows.rows)
     ratios = [row / one for row, one in zip(reference.row_seconds, steps, strict=True)]
     in_steps = f"{fit / (sum(steps) / len(steps)):.2f}"
@@ -225,10 +232,11 @@ def table_of(job: Job, options: argparse.Namespace, console: Console) -> Table:
     size = f"{len(job.rows.rows)} rows x {len(job.queries.rows)} queries"
     title = f"{options.model}, {size}, {options.threads} threads, {options.rounds} rounds"
     table = Table(title=f"{title}, {job.precision}", title_justify="left")
-    for column in ("what", "s, min", "ms / row", "steps / row", "time / ours", "asked", "peak MB"):
-        table.add_column(column, overflow="fold")
-    table.add_column("Spearman with ours")
-    table.add_column("relative error")
+    table.add_column("what", min_width=42, overflow="fold")
+    for column in ("s, min", "ms / row", "steps / row", "time / ours", "asked", "peak MB"):
+        table.add_column(column)
+    table.add_column("Spearman")
+    table.add_column("error")
     for row in rows_of(*measure(job, options.rounds, console)):
         table.add_row(*row)
     if job.precision == "bfloat16":
@@ -237,7 +245,7 @@ def table_of(job: Job, options: argparse.Namespace, console: Console) -> Table:
         for row in ekfac_rows(job, options.rounds):
             table.add_row(*row)
     if not has_bfloat16_units():
-        table.add_row("all of them in bfloat16", "not run: this CPU has no bfloat16 units")
+        table.add_row("bfloat16: not run, this CPU has no units for it")
     return table
 
 
@@ -254,6 +262,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.full:
         options.rows, options.queries = 1024, 64
+    logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", module="kronfluence|dattri_llm")
     console, log = Console(width=150), Console(stderr=True)
     for options.model in options.models:
         with tempfile.TemporaryDirectory() as folder:
