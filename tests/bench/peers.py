@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # read when a library is imported
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
@@ -227,11 +226,11 @@ def has_bfloat16_units() -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & set(flags))
 
 
-def table_of(job: Job, options: argparse.Namespace, console: Console) -> Table:
+def table_of(job: Job, model: str, options: argparse.Namespace, console: Console) -> Table:
     """Measure one model and return its table."""
     size = f"{len(job.rows.rows)} rows x {len(job.queries.rows)} queries"
-    title = f"{options.model}, {size}, {options.threads} threads, {options.rounds} rounds"
-    table = Table(title=f"{title}, {job.precision}", title_justify="left")
+    how = f"{options.threads} thread(s), {options.rounds} rounds, {job.precision}"
+    table = Table(title=f"{model}, {size}, {how}", title_justify="left")
     table.add_column("what", min_width=42, overflow="fold")
     for column in ("s, min", "ms / row", "steps / row", "time / ours", "asked", "peak MB"):
         table.add_column(column)
@@ -265,13 +264,13 @@ def main() -> None:
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", module="kronfluence|dattri_llm")
     console, log = Console(width=150), Console(stderr=True)
-    for options.model in options.models:
+    for model in options.models:
         with tempfile.TemporaryDirectory() as folder:
-            loop = measured(Path(folder), options.model, threads=options.threads)
+            loop = measured(Path(folder), model, threads=options.threads)
             job = job_of(loop.view, options.rows, options.queries, Path(folder))
-            console.print(table_of(job, options, log))
+            console.print(table_of(job, model, options, log))
             if has_bfloat16_units():
-                console.print(table_of(job._replace(precision="bfloat16"), options, log))
+                console.print(table_of(job._replace(precision="bfloat16"), model, options, log))
 
 
 if __name__ == "__main__":
