@@ -1,102 +1,110 @@
 """Influence rebalancing: sample more from domains whose rows lower the target's probe loss.
 
-Every `every` steps: g = gradient of the declared target's mean probe loss, v = a g with AdamW's
-frozen scaling a (arXiv:2505.19051, the Adam form of its section on the one-step objective); each
-candidate row scores <g_i, v> by one extra forward (harness/influence/directional.py); a domain's
-score p_k is the mean over its candidates. Scores are z-scored over domains, averaged over
-refreshes, and turned into weights by one of
+Every `every` steps an estimator scores candidate rows by what a step on them takes off the target's
+mean probe loss, at the present parameters and with AdamW's frozen scaling; a domain's score p_k is
+the mean over its candidates. Scores are z-scored over domains, averaged over refreshes, and turned
+into weights by one of
   softmax:        w = softmax(p / temperature)
   exponentiated:  w proportional to w_current exp(p / temperature)       (DoGE's form, 2310.15393)
-  qp:             w = argmin -p.w + strength/2 |w - anchor|^2 on the simplex  (2505.19051's robust
-                  objective, anchored, with domains tied and no second-order term)
-then held between floor and cap.
+  qp:             w = argmin -p.w + rate/2 w'Qw + strength/2 |w - anchor|^2 on the simplex: the
+                  robust objective of Influence Distillation (arXiv:2505.19051), with domains tied;
+                  Q = 0 unless `second_order` (harness/influence/second_order.py)
+  seed000:        shift by the lowest, normalize, clip to [.01, .9], normalize
+then held between floor and cap, except for seed000.
+
+Estimators, in harness/influence: `directional` (exact, one forward a row), `grad_dot`, `grad_cos`,
+`group` (exact, row gradients), `jvp_landmark` (Influence Distillation's own), `hidden_landmark` (the
+same without its derivative), `ekfac`, `influcoder`. `rule = "seed000"` without an estimator is seed
+000 as it was, a reproduction and never a recommendation: three domains of noise get (.010, .305,
+.685) whatever the scores. It is fitted at the first refresh, where the seed did so at step 0.
 
 Domain weights from influence are this project's own construction: Influence Distillation selects
-fine-tuning rows. What is scored is exact up to the step of a finite difference; nothing is
-approximated by landmarks. z-scores make temperature and strength mean the same at every refresh, at
-a price: how far apart the domains are is forgotten, so scores that are only noise still move the
-weights, and with two domains there are only two outcomes. The standard error of each domain's score
-is recorded beside it; `standardize = false` keeps the scores' own scale.
+fine-tuning rows. z-scores make temperature and strength mean the same at every refresh, at a price:
+how far apart the domains are is forgotten, so scores that are only noise still move the weights.
+Their standard errors are recorded; `standardize = false` keeps the scores' own scale.
 
-Cost per refresh, in rows of a training step: one gradient on the probe rows, and a third for each
-of two forwards of every candidate and three or four of each checked row. At the defaults, with 5
-domains and batches of 16 rows, 6 % of training. Deviations: first order only; candidates are drawn
-uniformly from each domain instead of from the training stream.
+Cost per refresh at the defaults, in rows of a training step: one gradient on the probe rows, and a
+third for each of two forwards of every candidate. Deviations: first order unless `second_order`;
+candidates are drawn uniformly from each domain, off the training stream.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from harness.api import Mixer
-from harness.domains import bounded, domain_mean, projected, standardized, uniform
-from harness.influence.directional import (
-    adam_scale,
-    checked_step,
-    preconditioned,
-    score_rows,
-    weighted_sum,
-)
+from harness.domains import bounded, domain_mean, min_shifted, projected, standardized, uniform
+from harness.influence.estimators import SEED000
+from harness.influence.rebalancing import Refreshed, refresh, standard_errors
+from harness.influence.schedule import Schedule
+from harness.influence.second_order import of_domains, simplex_qp
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.api import Batch, Direction, State, View
+    from harness.api import State, View
+    from harness.influence.second_order import SecondOrder
+
+Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+Switch = Annotated[bool, Field(strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Influence(Mixer):
-    """Domain weights from the exact directional influence on the target's probe set."""
+class Influence(Schedule, Mixer):
+    """Domain weights from the influence of their rows on the target's probe set."""
 
-    every: Annotated[int, Field(strict=True, gt=0)] = 100
-    """Steps between refreshes; the first comes after this many."""
-    rows: Annotated[int, Field(strict=True, gt=0)] = 16
-    """Candidate rows scored per domain at a refresh."""
-    probe_rows: Annotated[int, Field(strict=True, gt=0)] = 32
-    """Probe rows of each target domain that the gradient is taken on."""
-    probes: Literal["fresh", "fixed"] = "fresh"
-    """New probe rows at each refresh (noise), or always the same (overfitting to them)."""
-    check_rows: Annotated[int, Field(strict=True, gt=0)] = 8
-    """Candidates on which the finite-difference step is checked."""
-    preconditioner: Literal["adam", "none"] = "adam"
-    """Score one AdamW step, or one plain gradient step."""
-    standardize: Annotated[bool, Field(strict=True)] = True
+    standardize: Switch = True
     """z-score over domains, so that temperature and strength mean the same at every refresh."""
-    memory: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    memory: Share = 0.0
     """Weight of the earlier refreshes in the moving average of the scores."""
-    rule: Literal["softmax", "exponentiated", "qp"] = "softmax"
-    temperature: Annotated[float, Field(strict=True, gt=0)] = 1.0
+    rule: Literal["softmax", "exponentiated", "qp", "seed000"] = "softmax"
+    temperature: Positive = 1.0
     """For softmax and exponentiated; smaller follows the scores more sharply."""
-    strength: Annotated[float, Field(strict=True, gt=0)] = 4.0
+    strength: Positive = 4.0
     """For qp: pull towards the anchor (lambda)."""
     anchor: Literal["current", "start"] = "current"
     """For qp: the mixture that the pull is towards."""
+    second_order: Switch = False
+    """For qp with an exact estimator: how the domains' steps bend the probe loss together."""
     start: Literal["uniform", "natural"] = "uniform"
     """The mixture before the first refresh."""
-    floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.02
+    floor: Share = 0.02
     """No domain gets less."""
     cap: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
     """No domain gets more."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        """Give the seed's rule the seed's estimator, unless one is named."""
+        is_call = isinstance(given, ArgsKwargs)
+        settings = dict((given.kwargs or {}) if is_call else given)
+        if settings.get("rule") == "seed000" and "estimator" not in settings:
+            settings |= {"estimator": SEED000, "refit": 0, "standardize": False}
+        return ArgsKwargs(given.args, settings) if is_call else settings
+
     def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:
-        """Refuse bounds between which there is no mixture."""
+        """Refuse bounds between which there is no mixture, and a bend without its slope."""
         if not self.floor * len(domains) <= 1 <= self.cap * len(domains):
             raise ValueError(
                 f"floor {self.floor} and cap {self.cap} leave no mixture of {len(domains)} domains"
             )
+        exact = self.estimator.kind in ("directional", "grad_dot", "group")
+        if self.second_order and not (self.rule == "qp" and exact):
+            fix = 'set rule = "qp" and an estimator among directional, grad_dot and group'
+            raise ValueError(f"second_order: {self.rule} by {self.estimator.kind}; {fix}")
 
     def init(self, view: View) -> State:
         """Start from the chosen mixture, without scores."""
         weights = self._start(view)
-        return {
-            "weights": weights,
-            "scores": torch.zeros_like(weights),
-            "refreshes": torch.tensor(0),
-        }
+        scores = torch.zeros_like(weights)
+        return {"weights": weights, "scores": scores, "refreshes": torch.tensor(0)}
 
     def propose(self, view: View, state: State) -> Tensor:
         """Return the weights [K], refreshed when it is time."""
@@ -109,52 +117,41 @@ class Influence(Mixer):
         return bounded(weights, self.floor, self.cap)
 
     def _refresh(self, view: View, state: State) -> None:
-        rows = view.candidates(self.rows)
-        along = self._direction(view)
-        spread = torch.linspace(0, len(rows.rows) - 1, min(self.check_rows, len(rows.rows))).long()
-        step = checked_step(view, rows.select(spread), along)
-        row_scores = score_rows(view, rows, along, step.eps)  # [N]
-        num_domains = len(view.domains)
-        raw = domain_mean(row_scores, rows.domains, num_domains, torch.zeros(num_domains))
-        scores = standardized(raw) if self.standardize else raw
-        memory = self.memory if int(state["refreshes"]) else 0.0
+        number, num_domains = int(state["refreshes"]), len(view.domains)
+        found = refresh(view, state, self, number)
+        nothing = torch.zeros(num_domains, dtype=torch.float64)
+        raw = domain_mean(found.scores, found.rows.domains, num_domains, nothing)
+        rate, bend = float(view.optimizer.param_groups[0]["lr"]), self._bend(view, found)
+        slope = raw if bend is None else raw - rate * bend.drift
+        scores = standardized(slope) if self.standardize else slope
+        memory = self.memory if number else 0.0
         state["scores"] = memory * state["scores"] + (1 - memory) * scores
-        state["refreshes"] = state["refreshes"] + 1
-        state["weights"] = self._update(view, state)
-        view.note(
-            "rebalance",
-            {
-                "raw_scores": raw.tolist(),
-                "standard_errors": _standard_errors(row_scores, rows, num_domains),
-                "scores": state["scores"].tolist(),
-                "weights": state["weights"].tolist(),
-                "relative_step": step.relative,
-                "step_disagreement": step.disagreement,
-            },
-        )
+        state["refreshes"] = torch.tensor(number + 1)
+        scale = float(slope.std(correction=0)) if self.standardize else 1.0
+        state["weights"] = self._update(view, state, None if bend is None else rate * bend.curvature / scale)
+        errors = standard_errors(found.scores, found.rows, num_domains)
+        facts = {"raw_scores": raw.tolist(), "standard_errors": errors}
+        facts |= {name: state[name].tolist() for name in ("scores", "weights")}
+        view.note("rebalance", {**facts, **found.about})
+        if found.fidelity:
+            view.note("fidelity", found.fidelity)
 
-    def _direction(self, view: View) -> Direction:
-        """Return the target's mean probe gradient, scaled as the optimizer would scale a row's."""
-        probes = view.probes(self.probe_rows, fixed=self.probes == "fixed")
-        targeted = [k for k, weight in enumerate(view.targets.tolist()) if weight > 0]
-        gradients = [view.gradient(probes.select(probes.domains == k)) for k in targeted]
-        gradient = weighted_sum(gradients, [float(view.targets[k]) for k in targeted])
-        if self.preconditioner == "none":
-            return gradient
-        return preconditioned(gradient, adam_scale(view))
+    def _bend(self, view: View, found: Refreshed) -> SecondOrder | None:
+        if not self.second_order:
+            return None
+        return of_domains(view, found.rows, found.query, self.estimator.preconditioner)
 
-    def _update(self, view: View, state: State) -> Tensor:
+    def _update(self, view: View, state: State, bend: Tensor | None = None) -> Tensor:
+        """Return the weights [K] that follow from the scores."""
         scores = state["scores"]
+        if self.rule == "seed000":
+            return min_shifted(scores)
         if self.rule == "qp":
             anchor = state["weights"] if self.anchor == "current" else self._start(view)
-            return projected(anchor + scores / self.strength, self.floor, self.cap)
+            if bend is None:
+                return projected(anchor + scores / self.strength, self.floor, self.cap)
+            return simplex_qp(scores, bend, self.strength, anchor, self.floor, self.cap).weights
         logits = scores / self.temperature
         if self.rule == "exponentiated":
             logits = logits + state["weights"].clamp(min=1e-300).log()
         return bounded(torch.softmax(logits, 0), self.floor, self.cap)
-
-
-def _standard_errors(scores: Tensor, rows: Batch, num_domains: int) -> list[float]:
-    """Return the standard error of each domain's mean score; 0 where it has one row."""
-    groups = [scores[rows.domains.cpu() == k] for k in range(num_domains)]
-    return [float(g.std() / len(g) ** 0.5) if len(g) > 1 else 0.0 for g in groups]

@@ -104,6 +104,10 @@ class View(Protocol):
     def finished(self, run_id: str) -> nn.Module:
         """Return an earlier run's final model, frozen."""
 
+    @property
+    def spent(self) -> float:
+        """Floating-point operations that the method has been billed so far."""
+
     def bill(self, flops: float, tokens: int = 0) -> None:
         """Report work done outside these services."""
 

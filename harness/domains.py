@@ -116,3 +116,15 @@ def standardized(scores: Tensor) -> Tensor:
     spread = scores.std(correction=0)
     rounding = 1e-12 * scores.abs().max()  # equal scores may differ from their own mean by an ulp
     return torch.where(spread > rounding, (scores - scores.mean()) / spread.clamp(min=1e-300), 0.0)
+
+
+def min_shifted(scores: Tensor, low: float = 0.01, high: float = 0.9) -> Tensor:
+    """Return the weights [K] of seed 000's rule: shift, normalize, clip, normalize again.
+
+    A reproduction, not a recommendation: the lowest domain gets low / (sum of clipped weights)
+    whatever the scores are, so that noise looks like a decision. `tests/harness/test_domains.py`
+    shows what three domains of pure noise get.
+    """
+    shifted = scores - scores.min() + 1e-8
+    clipped = (shifted / shifted.sum()).clamp(low, high)
+    return clipped / clipped.sum()

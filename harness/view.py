@@ -121,6 +121,11 @@ class RunView:
                 return flops
         return self.row_flops
 
+    @property
+    def spent(self) -> float:
+        """Operations charged to the mixer's account so far."""
+        return self.meter.accounts["mixer"].flops
+
     def bill(self, flops: float, tokens: int = 0) -> None:
         """Charge the mixer's account."""
         self.meter.charge("mixer", flops, tokens)

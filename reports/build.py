@@ -18,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness.files import whole_file
-from reports import figures, measures, notation, palette, tables
+from reports import fidelity, figures, measures, notation, palette, tables
 from reports.headline import headline
 from reports.load import Evidence, load
 
@@ -88,6 +88,8 @@ def contents(evidence: Evidence) -> dict[str, Any]:
         "difference_panels": figures.differences(evidence),
         "curve_panels": figures.curves(evidence),
         "overhead_panels": figures.overhead(evidence),
+        "fidelity": _rows(fidelity.fidelity_table(evidence)),
+        "fidelity_panels": figures.fidelity(evidence),
         "account_colors": palette.ACCOUNT_COLORS,
     }
 

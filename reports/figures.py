@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
+from reports import fidelity as fidelities
 from reports import measures, notation, palette, tables
 from reports.load import Evidence
 from reports.stats import Paired
@@ -261,6 +262,39 @@ def overhead(evidence: Evidence) -> list[Panel]:
         alt = f"{title} per run, mean over seeds: {'; '.join(parts)}."
         panels.append(_panel(f"overhead-{unit}", title, alt, figure, 80 + 40 * len(table)))
     return panels
+
+
+def fidelity(evidence: Evidence) -> list[Panel]:
+    """Draw each comparison of an estimator with the exact one: rank correlation against steps."""
+    found = fidelities.comparisons(evidence)
+    if found.empty:
+        return []
+    figure, keys, words = go.Figure(), palette.arm_keys(evidence), []
+    for arm, own in found.groupby("arm", sort=False):
+        means = own.groupby("step")["spearman"].mean()
+        key = keys[str(arm)]
+        figure.add_scatter(
+            x=own["step"].tolist(),
+            y=own["spearman"].round(4).tolist(),
+            mode="markers",
+            marker={"size": 5, "color": key.color},
+            opacity=0.5,
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            x=means.index.tolist(),
+            y=means.round(4).tolist(),
+            name=notation.plain(str(arm)),
+            mode="lines+markers",
+            line={"color": key.color, "width": 2},
+            hovertemplate="%{y:.3f}",
+        )
+        words.append(f"{arm} {means.mean():.3f}")
+    figure.update_layout(hovermode="x unified")
+    figure.update_xaxes(title_text="step", rangemode="tozero")
+    figure.update_yaxes(range=[min(-0.05, 1.1 * found["spearman"].min()), 1.05], zeroline=True)
+    alt = f"Rank correlation of row scores with the exact influence, mean: {', '.join(words)}."
+    return [_panel("fidelity", "Rank correlation with the exact influence", alt, figure, 250)]
 
 
 def _name_rows(figure: go.Figure, arms: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from reports import measures, notation, tables
+from reports.fidelity import ROUGHLY, fidelity_table
 from reports.load import Evidence
 from reports.stats import Paired, paired_difference, seeds_needed
 
@@ -40,7 +41,22 @@ def headline(evidence: Evidence) -> list[Statement]:
         *_methods(evidence, frame),
         *_free_mixtures(evidence),
         *_overheads(frame),
+        *_unfaithful(evidence),
         *_problems(evidence),
+    ]
+
+
+def _unfaithful(evidence: Evidence) -> list[Statement]:
+    """Name the arms whose estimator did not do what it stands for."""
+    return [
+        Statement(
+            "warning",
+            f"{row.arm} scored rows by {row.estimator}, which {row.reading} here (mean rank "
+            f"correlation {notation.correlation(row.spearman)} over {row.num_comparisons} "
+            "comparisons): its result says nothing about influence itself.",
+        )
+        for row in fidelity_table(evidence).itertuples()
+        if row.spearman < ROUGHLY
     ]
 
 

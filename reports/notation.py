@@ -72,6 +72,11 @@ def times(value: float) -> str:
     return NONE if _is_missing(value) else f"{value:.2f}"
 
 
+def correlation(value: float) -> str:
+    """Write a correlation with three decimals."""
+    return NONE if _is_missing(value) else f"{value:.3f}".replace("-", MINUS)
+
+
 def listed(names: list[str]) -> str:
     """Join names as in a sentence."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -70,6 +70,11 @@ class FakeView:
         self.asked["finished"] += 1
         return self.model
 
+    @property
+    def spent(self) -> float:
+        """Nothing here has a price."""
+        return 0.0
+
     def bill(self, flops: float, tokens: int = 0) -> None:
         """Count the call."""
         self.asked["bill"] += 1

@@ -16,7 +16,7 @@ form of arXiv:2505.19051, and torch's AdamW.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
     from harness.api import Batch, Direction, View
 
-# Relative steps |step * v| / |parameters|, largest first: gradient directions want 1e-3 to 3e-4.
-STEPS = (1e-3, 3e-4, 1e-4)
-# Two neighbouring steps agree when their scores differ by less than this share of their size.
-AGREEMENT = 0.05
+# Relative steps |step * v| / |parameters|, largest first. Gradient directions want 1e-3 to 3e-4,
+# the flat ones of EKFAC 1e-2 to 1e-3.
+STEPS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+# Two neighboring steps agree when their scores differ by less than this share of their size. The
+# larger one is then 1.4 times that far from the derivative: Spearman above .995 on real text.
+AGREEMENT = 0.02
+Difference = Literal["one_sided", "central"]
 
 
 class CheckedStep(NamedTuple):
@@ -88,18 +91,36 @@ def norm(tensors: Direction) -> float:
 
 
 def row_losses(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:
-    """Return each row's mean loss [N] float64 at parameters + eps * along; 0 if none counts."""
-    losses = view.token_losses(rows, along=along, eps=eps).double()
+    """Return each row's mean loss [N] float64 at parameters + eps * along; 0 if none counts.
+
+    A parameter that `along` does not name stays where it is.
+    """
+    losses = view.token_losses(rows, along=_completed(view, along), eps=eps).double()
     return losses.sum(1) / rows.mask.sum(1).clamp(min=1)
 
 
-def score_rows(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:
+def derivative(
+    view: View,
+    rows: Batch,
+    along: Direction,
+    eps: float,
+    difference: Difference = "one_sided",
+    base: Tensor | None = None,
+) -> Tensor:
     """Return the derivative of each row's loss along the direction [N] float64, on the CPU.
 
-    FloatingPointError names the first row whose score is not finite.
+    `base` is what `row_losses` gives at eps 0, for who has it: one forward pass less.
     """
-    base = row_losses(view, rows, along, 0.0)
-    scores = ((row_losses(view, rows, along, eps) - base) / eps).cpu()
+    ahead = row_losses(view, rows, along, eps).cpu()
+    if difference == "central":
+        return (ahead - row_losses(view, rows, along, -eps).cpu()) / (2 * eps)
+    base = row_losses(view, rows, along, 0.0) if base is None else base
+    return (ahead - base.double().cpu()) / eps
+
+
+def score_rows(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:
+    """Return `derivative`; FloatingPointError names the first row whose score is not finite."""
+    scores = derivative(view, rows, along, eps)
     bad = (~scores.isfinite()).nonzero()
     if len(bad):
         first = int(bad[0])
@@ -110,29 +131,48 @@ def score_rows(view: View, rows: Batch, along: Direction, eps: float) -> Tensor:
     return scores
 
 
-def checked_step(view: View, rows: Batch, along: Direction) -> CheckedStep:
+def unit_step(view: View, along: Direction) -> float:
+    """Return the eps of relative step 1: |parameters| / |v| over the parameters that v names."""
+    length = norm(along)
+    if not 0 < length < float("inf"):
+        raise FloatingPointError(f"the probe direction has norm {length} at step {view.step}")
+    return norm({n: p for n, p in view.model.named_parameters() if n in along}) / length
+
+
+def checked_step(
+    view: View, rows: Batch, along: Direction, difference: Difference = "one_sided"
+) -> CheckedStep:
     """Choose the largest step whose scores agree with those at the next smaller one on `rows`.
 
     Where none does, the pair that agrees best is taken, and the disagreement tells of it.
     """
-    parameters = norm(dict(view.model.named_parameters()))
-    length = norm(along)
-    if not 0 < length < float("inf"):
-        raise FloatingPointError(f"the probe direction has norm {length} at step {view.step}")
-    base = row_losses(view, rows, along, 0.0)
+    unit = unit_step(view, along)
+    base = row_losses(view, rows, along, 0.0) if difference == "one_sided" else None
 
     def scores_at(relative: float) -> Tensor:
-        eps = relative * parameters / length
-        return (row_losses(view, rows, along, eps) - base) / eps
+        return derivative(view, rows, along, relative * unit, difference, base)
 
     best, scores = None, scores_at(STEPS[0])
     for relative, smaller in pairwise(STEPS):
         finer = scores_at(smaller)
-        disagreement = float((scores - finer).norm() / finer.norm().clamp(min=1e-300))
-        if best is None or disagreement < best.disagreement:
-            best = CheckedStep(relative * parameters / length, relative, disagreement)
+        disagreement = difference_of(scores, finer)
+        if best is None or not disagreement >= best.disagreement:
+            best = CheckedStep(relative * unit, relative, disagreement)
         if disagreement < AGREEMENT:
             break
         scores = finer
     assert best is not None
     return best
+
+
+def difference_of(scores: Tensor, wanted: Tensor) -> float:
+    """Return |scores - wanted| / |wanted|; infinity where a score is not finite."""
+    found = float((scores - wanted).norm() / wanted.norm().clamp(min=1e-300))
+    return found if found == found else float("inf")
+
+
+def _completed(view: View, along: Direction) -> Direction:
+    """Return the direction with zeros, which take no memory, for parameters that it leaves out."""
+    parameters = dict(view.model.named_parameters())
+    left_out = {n: p.new_zeros(()).expand(p.shape) for n, p in parameters.items() if n not in along}
+    return {**along, **left_out} if left_out else along

@@ -16,14 +16,25 @@ momentum, weight decay, and what a row does to the second moments.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from harness.api import Scores
 from harness.influence.directional import adam_scale
-from harness.influence.factors import Factors, materialised, prefers_ghost, products, summed
+from harness.influence.factors import (
+    Factors,
+    Room,
+    materialised,
+    prefers_ghost,
+    products,
+    summed,
+)
+from harness.influence.flops import chunks, counter
+from harness.influence.queries import Queries, query_weights
 from harness.influence.row_gradients import Precision, Reduction, backward
 from harness.influence.selection import Use, choose
 
@@ -33,29 +44,30 @@ if TYPE_CHECKING:
     from harness.api import Batch, Note, State, View
 
 
-@dataclass(frozen=True, kw_only=True)
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class _Gradients:
     """What the three estimators share: which gradients are taken, and how."""
 
+    kind: str = ""
+    """The name of the estimator."""
     modules: tuple[str, ...] = ("linear",)
     """"linear", "mlp", "all", or regular expressions; see harness/influence/selection.py."""
-    last_blocks: int = 0
+    last_blocks: Annotated[int, Field(strict=True, ge=0)] = 0
     """Only the last n blocks; 0 keeps all."""
-    biases: bool = True
+    biases: Annotated[bool, Field(strict=True)] = True
     """Whether the biases of the chosen modules count."""
     preconditioner: Literal["adam", "none"] = "adam"
     """Adam's live second moments, frozen; or plain gradients."""
-    queries: Literal["each", "mean"] = "each"
-    """One query per query row, or one query whose loss is the mean over query rows."""
+    queries: Queries = "each"
+    """One query per query row; one whose loss is their mean; or the run's target."""
     precision: Precision = "float32"
     """What the network computes in; dot products are float32."""
-    chunk_rows: int = 16
-    """Rows per backward pass; scores do not depend on it."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be run."""
-        if self.chunk_rows < 1:
-            raise ValueError(f"chunk_rows is {self.chunk_rows}; give at least 1")
+    chunk_rows: Annotated[int, Field(strict=True, gt=0)] = 16
+    """Rows per backward pass; scores do not depend on it. More share one reading of the queries,
+    which is a quarter of the cost at 64 of them."""
 
     def fit(self, view: View, pool: Batch, queries: Batch | None = None) -> State:
         """Return nothing: gradients are taken anew for each model."""
@@ -71,10 +83,11 @@ class _Gradients:
 
     def about(self) -> dict[str, Note]:
         """Return what a score of this estimator means, for records and reports."""
-        facts: dict[str, Any] = {k: v for k, v in asdict(self).items() if k != "chunk_rows"}
-        facts["modules"] = " ".join(self.modules)
-        name = {"GradDot": "grad_dot", "GradCos": "grad_cos", "Group": "group"}[type(self).__name__]
-        return {"estimator": name, "query_reduction": "mean", **facts}
+        left_out = ("kind", "chunk_rows")
+        facts: dict[str, Any] = {k: v for k, v in asdict(self).items() if k not in left_out}
+        facts |= {"estimator": self.kind, "modules": " ".join(self.modules)}
+        sign = "positive: training on the row lowers the query's loss"
+        return {**facts, "query_reduction": "mean", "sign": sign}
 
     def _uses(self, view: View) -> list[Use]:
         return choose(view.model, self.modules, self.last_blocks, self.biases)
@@ -83,8 +96,8 @@ class _Gradients:
         self, view: View, prepared: State, rows: Batch, reduction: Reduction, squares: bool
     ) -> tuple[Tensor, Tensor]:
         """Return dots [N, Q] and squares of scaled gradients [N] (0 unless asked), float64, CPU."""
-        uses, parts = self._uses(view), []
-        for chunk in _chunks(rows, self.chunk_rows):
+        uses, parts, room = self._uses(view), [], Room()
+        for chunk in chunks(rows, self.chunk_rows):
             dots: dict[str, Tensor] = {}
             lengths: dict[str, Tensor] = {}
             flops = [float(prepared["flops"]) * len(chunk.rows)]
@@ -97,7 +110,7 @@ class _Gradients:
                 flops: list[float] = flops,
             ) -> None:
                 query, scale = _query_of(prepared, name), prepared.get(f"scale:{name}")
-                found = products(factors, query, scale, squares)
+                found = products(factors, query, scale, squares, room)
                 value = found.dots.double().cpu()
                 dots[name] = dots[name] + value if name in dots else value
                 if found.squares is not None:
@@ -116,10 +129,11 @@ class _Gradients:
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class GradDot(_Gradients):
     """Exact dot products of row and query gradients."""
 
+    kind: Literal["grad_dot"] = "grad_dot"
     reduction: Reduction = "mean"
     """The row's loss: mean or sum over its counted targets. Scores of one give the other."""
 
@@ -129,9 +143,11 @@ class GradDot(_Gradients):
         return Scores(total, about=self.about())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class GradCos(_Gradients):
     """Cosines of row steps and query gradients; a row's loss needs no reduction here."""
+
+    kind: Literal["grad_cos"] = "grad_cos"
 
     def score(self, view: View, prepared: State, rows: Batch) -> Scores:
         """Return cosines [N, Q] float64 on the CPU; FloatingPointError names row and module."""
@@ -140,7 +156,7 @@ class GradCos(_Gradients):
         return Scores((dots / lengths).where(lengths > 0, 0.0), about=self.about())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Group(_Gradients):
     """The exact signal of a domain: the dot product of its rows' mean gradient.
 
@@ -148,6 +164,7 @@ class Group(_Gradients):
     products are linear, so the rows' own are averaged and no mean gradient is stored.
     """
 
+    kind: Literal["group"] = "group"
     reduction: Reduction = "mean"
     """The row's loss: mean or sum over its counted targets."""
 
@@ -188,7 +205,10 @@ class _Preparation:
 
     def __init__(self, view: View, uses: list[Use], options: _Gradients, query: Batch) -> None:
         self.view, self.uses, self.options, self.query = view, uses, options, query
-        self.num_queries = 1 if options.queries == "mean" else len(query.rows)
+        weights = query_weights(view, query, options.queries)
+        self.num_queries = len(weights)
+        # [rows], of the one query that is made of them; None: each row is a query
+        self.weights = None if options.queries == "each" else weights[0].to(query.inputs.device)
         self.adam = adam_scale(view) if options.preconditioner == "adam" else {}
         self.shared = Counter(n for use in uses for n in (use.weight, use.bias) if n)
         self.gradients: dict[str, Tensor] = {}
@@ -198,13 +218,13 @@ class _Preparation:
     def state(self) -> State:
         """Take the gradients and return them, preconditioned."""
         network = 0.0
-        for chunk in _chunks(self.query, self.options.chunk_rows):
-            with _counter() as counter:
+        for chunk in chunks(self.query, self.options.chunk_rows):
+            with counter() as counted:
                 before = self.flops
                 losses = backward(
                     self.view.model, chunk, self.uses, self.receive, "mean", self.options.precision
                 )
-            network += counter.get_total_flops() - (self.flops - before)
+            network += counted.get_total_flops() - (self.flops - before)
             refuse_non_finite(self.view, chunk, "loss", losses)
             self.start += len(chunk.rows)
         self.view.bill(network + self.flops, self.query.targets.numel())
@@ -214,9 +234,8 @@ class _Preparation:
     def receive(self, name: str, factors: list[Factors]) -> None:
         """Put one module's part of some query rows in its place."""
         (use,) = factors
-        each = self.options.queries == "each"
         alone = self.shared[name] == 1 and not self.adam
-        if each and alone and prefers_ghost(use, self.num_queries):
+        if self.weights is None and alone and prefers_ghost(use, self.num_queries):
             # copies: autograd's own buffers would keep more alive than these
             kept = Factors(use.left.float().clone(), use.right.float().clone(), use.size)
             self.factors.setdefault(name, []).append(kept)
@@ -225,18 +244,23 @@ class _Preparation:
             size, dtype = (self.num_queries, use.size, use.right.shape[-1]), torch.float32
             dtype = torch.float64 if use.right.dtype == torch.float64 else dtype
             self.gradients[name] = torch.zeros(size, dtype=dtype, device=use.right.device)
-        value, flops = materialised(use) if each else summed(use)
-        self.flops += flops
-        if each:
-            self.gradients[name][self.start : self.start + len(value)] += value
+        end = self.start + len(use.right)
+        if self.weights is None:
+            value, flops = materialised(use)
+            self.gradients[name][self.start : end] += value
         else:
-            self.gradients[name][0] += value / len(self.query.rows)
+            shares = self.weights[self.start : end, None, None]
+            dtype = self.gradients[name].dtype  # rounding the shares themselves would be a bias
+            left = use.left if use.one_hot else use.left.to(dtype)
+            value, flops = summed(Factors(left, use.right * shares.to(dtype), use.size))
+            self.gradients[name][0] += value
+        self.flops += flops
 
     def _held(self) -> State:
         state: State = {}
         squares = torch.zeros(self.num_queries, dtype=torch.float64)
         for name, gradient in self.gradients.items():
-            refuse = gradient if self.options.queries == "each" else gradient[0][None]
+            refuse = gradient if self.weights is None else gradient[0][None]
             refuse_non_finite(self.view, self.query, name, refuse)
             squares += gradient.flatten(1).double().square().sum(1).cpu()
             if self.adam:
@@ -261,26 +285,3 @@ def _query_of(prepared: State, name: str) -> Tensor | Factors:
 
 def _num_queries(prepared: State) -> int:
     return len(prepared["norms"])
-
-
-def _chunks(rows: Batch, size: int) -> list[Batch]:
-    return [rows.select(slice(i, i + size)) for i in range(0, len(rows.rows), size)]
-
-
-def _counter() -> Any:
-    """Return torch's counter, with the one attention kernel of the CPU that it leaves out."""
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-
-    aten = torch.ops.aten
-
-    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
-
-    def back(out: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return int(sdpa_backward_flop_count(out, query, key, value))  # type: ignore[no-untyped-call]
-
-    mapping: dict[Any, Any] = {
-        aten._scaled_dot_product_flash_attention_for_cpu: forward,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: back,
-    }
-    return FlopCounterMode(display=False, custom_mapping=mapping)

@@ -3,12 +3,15 @@
 The kernel is exp(-d^2 / (2 s^2)) with s the median distance between landmarks, and the ridge is
 `damping` times the mean diagonal of the kernel, as in the code of arXiv:2505.19051. What is fitted
 knows embeddings alone: one factorization serves every query, and queries may come later.
+The linear kernel <x, y>, not centered, and a ridge in the kernel's own units are there for what was
+done with them elsewhere: what embeddings have in common dominates them, so scores hardly differ.
 All of it is in float64. Shapes: L landmarks, N rows, Q queries, E embedding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +20,9 @@ from harness import rng
 
 # Landmarks among which the median distance is taken.
 BANDWIDTH_SAMPLE = 1000
+
+Kernel = Literal["rbf", "linear"]
+Ridge = Literal["relative", "absolute"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class KernelRidge:
     landmarks: Tensor  # [L, E], centered
     bandwidth: float  # s, in units of the embedding
     factor: Tensor  # [L, L], lower Cholesky factor of kernel + ridge
+    kernel: Kernel = "rbf"
 
     def coefficients(self, targets: Tensor) -> Tensor:
         """Return what `predict` wants, for the landmarks' known scores [L] or [L, Q].
@@ -51,13 +58,25 @@ class KernelRidge:
         scores = self.factor.new_empty(len(embeddings), *coefficients.shape[1:])
         for start in range(0, len(embeddings), chunk):
             rows = embeddings[start : start + chunk].to(self.center) - self.center
-            kernel = _rbf(_squared_distances(rows, self.landmarks), self.bandwidth)
-            scores[start : start + chunk] = kernel @ coefficients
+            scores[start : start + chunk] = self._kernel(rows) @ coefficients
         return scores
 
+    def _kernel(self, rows: Tensor) -> Tensor:
+        if self.kernel == "linear":
+            return rows @ self.landmarks.T
+        return _rbf(_squared_distances(rows, self.landmarks), self.bandwidth)
 
-def fit(landmarks: Tensor, damping: float = 1e-2, seed: int = 0) -> KernelRidge:
+
+def fit(
+    landmarks: Tensor,
+    damping: float = 1e-2,
+    seed: int = 0,
+    kernel: Kernel = "rbf",
+    ridge: Ridge = "relative",
+) -> KernelRidge:
     """Factorize the kernel of landmark embeddings [L, E].
+
+    The ridge is `damping`, times the kernel's mean diagonal unless it is absolute.
 
     Beyond BANDWIDTH_SAMPLE landmarks, a sample keyed by `seed` gives the bandwidth; up to there the
     fit does not depend on their order. FloatingPointError names the first landmark that is not
@@ -71,18 +90,23 @@ def fit(landmarks: Tensor, damping: float = 1e-2, seed: int = 0) -> KernelRidge:
     # Closer than its input's rounding, two landmarks are one.
     resolution = torch.finfo(landmarks.dtype).eps * float(landmarks.double().norm(dim=1).max())
     center = landmarks.double().mean(0)
+    if kernel == "linear":
+        center = torch.zeros_like(center)
     points = landmarks.double() - center
-    squared = _squared_distances(points, points)
-    bandwidth = _median_distance(squared, resolution, seed)
-    kernel = _rbf(squared, bandwidth)
-    kernel.diagonal().add_(damping * kernel.diagonal().mean())
-    factor, failed = torch.linalg.cholesky_ex(kernel)
+    if kernel == "linear":
+        bandwidth, gram = 1.0, points @ points.T
+    else:
+        squared = _squared_distances(points, points)
+        bandwidth = _median_distance(squared, resolution, seed)
+        gram = _rbf(squared, bandwidth)
+    gram.diagonal().add_(damping * (gram.diagonal().mean() if ridge == "relative" else 1.0))
+    factor, failed = torch.linalg.cholesky_ex(gram)
     if int(failed):
         raise ValueError(
             f"the kernel of {len(points)} landmarks is singular at damping {damping:g}: "
             f"landmark {int(failed) - 1} is too close to others; raise the damping"
         )
-    return KernelRidge(center, points, bandwidth, factor)
+    return KernelRidge(center, points, bandwidth, factor, kernel)
 
 
 def _median_distance(squared: Tensor, resolution: float, seed: int) -> float:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
+from harness.influence.layout import block_prefixes
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -35,16 +37,18 @@ def choose(
     modules: tuple[str, ...] = ("linear",),
     last_blocks: int = 0,
     biases: bool = True,
+    blocks: str | None = None,
 ) -> list[Use]:
     """Return the modules whose parameters are scored, in the model's order.
 
     Each entry of `modules` is "linear" (linear layers of the blocks, so neither the head nor the
     embeddings), "mlp" (those of them outside attention), "all" (linear layers and embeddings), or a
-    regular expression that is searched in module names. `last_blocks` > 0 keeps the last n blocks.
+    regular expression that is searched in module names. `last_blocks` > 0 keeps the last n blocks;
+    `blocks` names their list where it is not found by structure (harness/influence/layout.py).
     ValueError lists what there is where an entry matches nothing.
     """
     known = {name: kind for name, module in model.named_modules() if (kind := kind_of(module))}
-    prefixes = blocks(model)
+    prefixes = block_prefixes(model, blocks)
     if last_blocks > len(prefixes):
         raise ValueError(f"last_blocks is {last_blocks}; the model has {len(prefixes)} blocks")
     kept = tuple(prefixes[-last_blocks:]) if last_blocks else ("",)
@@ -73,15 +77,6 @@ def kind_of(module: nn.Module) -> Kind | None:
         plain = module.max_norm is None and not module.scale_grad_by_freq
         return "embedding" if plain else None
     return None
-
-
-def blocks(model: nn.Module) -> list[str]:
-    """Return the name of each block with a dot behind it; blocks are the longest ModuleList."""
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.ModuleList)]
-    if not lists:
-        return []
-    name, longest = max(lists, key=lambda pair: len(pair[1]))
-    return [f"{name}.{i}." for i in range(len(longest))]
 
 
 def _matching(known: dict[str, Kind], pattern: str, prefixes: tuple[str, ...]) -> list[str]:

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from harness.domains import bounded, domain_mean, projected, simplex, standardized, uniform
+from harness.domains import (
+    bounded,
+    domain_mean,
+    min_shifted,
+    projected,
+    simplex,
+    standardized,
+    uniform,
+)
 
 
 def vector(values: list[float]) -> Tensor:
@@ -249,3 +257,15 @@ def test_standardized_is_zero_where_scores_do_not_differ(score: float, count: in
     z = standardized(torch.full((count,), score, dtype=torch.float64))
 
     assert z.tolist() == [0.0] * count
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_the_seeds_rule_turns_noise_into_a_decision(scale: float) -> None:
+    """Three domains of pure noise, of any scale: mean sorted weights near (.010, .305, .685)."""
+    noise = torch.Generator().manual_seed(0)
+    draws = torch.randn(20_000, 3, generator=noise, dtype=torch.float64) * scale
+    weights = torch.stack([min_shifted(draw).sort().values for draw in draws])
+
+    assert weights.mean(0).tolist() == pytest.approx([0.010, 0.305, 0.685], abs=2e-3)
+    assert weights[:, 0].max() < 0.011  # whatever was drawn: .01 / .92 where the best is cut to .9
+    torch.testing.assert_close(weights.sum(1), torch.ones(20_000, dtype=torch.float64))

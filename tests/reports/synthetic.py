@@ -203,6 +203,24 @@ def _records(
             values = {"scores": jitter[: len(TRAINED)].tolist(), "relative_step": 1e-3}
             note = {"kind": "note", "step": step, "name": "rebalance"}
             yield note | {"values": values, "seconds": 0.05 * step}
+            if step % 60 == 0:
+                yield {**note, "name": "fidelity", "values": _fidelity(step), "seconds": 0.05 * step}
+
+
+def _fidelity(step: int) -> dict[str, Any]:
+    """Return what a comparison of an estimator with the exact one notes."""
+    return {
+        "estimator": "jvp_landmark",
+        "exact": "grad_cos",
+        "rows": 20,
+        "spearman": 0.4 + step / 10_000,
+        "domain_spearman": 0.7,
+        "same_best": int(step % 120 == 0),
+        "estimator_flops": 3e9,
+        "scored_rows": 80,
+        "exact_flops": 1.5e9,
+        "stale": 0,
+    }
 
 
 def _weights(arm: str, step: int, num_steps: int) -> np.ndarray:

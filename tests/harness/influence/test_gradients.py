@@ -16,8 +16,9 @@ from harness.influence import factors
 from harness.influence.directional import adam_scale
 from harness.influence.gradients import GradCos, GradDot, Group, with_reduction
 from harness.loop import Loop
-from harness.model import build_model, token_losses
+from harness.model import token_losses
 from harness.view import RunView
+from tests.conformance import EstimatorContract
 from tests.tiny import MakeSpec
 
 ESTIMATORS = [
@@ -26,11 +27,7 @@ ESTIMATORS = [
     GradDot(preconditioner="none", modules=("all",)),
     GradCos(modules=("all",)),
     GradCos(preconditioner="none", modules=("all",)),
-    Group(modules=("mlp",)),
 ]
-every = pytest.mark.parametrize(
-    "estimator", ESTIMATORS, ids=["dot", "mean", "plain", "cos", "plain_cos", "group"]
-)
 
 
 @pytest.fixture(scope="module")
@@ -148,82 +145,24 @@ def batch_cut(batch: Batch, tokens: int) -> Batch:
     )
 
 
-@every
-def test_scores_do_not_depend_on_batches_or_order(estimator: Any, view: RunView) -> None:
-    """Rows per pass, order of rows, queries together or alone."""
-    rows, query = some(view)
-    order = torch.randperm(len(rows.rows), generator=torch.Generator().manual_seed(1))
-    wanted = scores(estimator, view, rows, query)
-    close: dict[str, float] = {"rtol": 1e-4, "atol": 1e-5 * float(wanted.abs().max())}
+class TestContract(EstimatorContract):
+    """Invariances, bills, and what is left alone, for each of the estimators."""
 
-    small = scores(replace(estimator, chunk_rows=2), view, rows, query)
-    torch.testing.assert_close(small, wanted, **close)
-    torch.testing.assert_close(
-        scores(estimator, view, rows.select(order), query), wanted[order], **close
-    )
-    if estimator.queries == "each":
-        alone = [scores(estimator, view, rows, query.select(slice(i, i + 1))) for i in range(4)]
-        torch.testing.assert_close(torch.cat(alone, 1), wanted, **close)
+    @pytest.fixture(params=ESTIMATORS, ids=["dot", "mean", "plain", "cos", "plain_cos"])
+    def estimator(self, request: pytest.FixtureRequest) -> Any:
+        """Return one."""
+        return request.param
 
 
-@every
-def test_the_model_its_grads_and_generators_are_left_alone(estimator: Any, view: RunView) -> None:
-    """Bit for bit."""
-    before, generator = copy.deepcopy(view.model.state_dict()), torch.get_rng_state()
+class TestGroupContract(EstimatorContract):
+    """The same for the signal of a domain, which a row that counts nothing carries too."""
 
-    scores(estimator, view, *some(view))
+    masked_scores_zero = False
 
-    assert all(torch.equal(v, before[n]) for n, v in view.model.state_dict().items())
-    assert all(p.grad is None for p in view.model.parameters())
-    assert not any(module._forward_hooks for module in view.model.modules())
-    assert torch.equal(torch.get_rng_state(), generator)
-
-
-@every
-def test_the_bill_is_what_torch_counts(estimator: Any, view: RunView) -> None:
-    """Within 5 % of FlopCounterMode, for preparing and for scoring; attention written out."""
-    rows, query = some(view)
-    spec = view.stream, view.model
-    eager = build_model(
-        tiny_model(), spec[1].get_input_embeddings().weight.shape[0], 32, 0, attention="eager"
-    )
-    eager.load_state_dict(view.model.state_dict())
-    twin = Twin(view, eager)
-    with FlopCounterMode(display=False) as preparing:
-        state = estimator.prepare(twin, {}, query)
-    billed, twin.flops = twin.flops, 0.0
-    with FlopCounterMode(display=False) as scoring:
-        estimator.score(twin, state, rows)
-
-    # the queries' own norms, where they are kept as factors, are the only thing left out
-    assert billed == pytest.approx(preparing.get_total_flops(), rel=0.05)
-    assert twin.flops == pytest.approx(scoring.get_total_flops(), rel=0.05)
-    assert twin.tokens == rows.inputs.numel() + query.inputs.numel()
-
-
-def tiny_model() -> Any:
-    """Return the spec of the tiny model."""
-    from harness.spec import Model
-    from tests import tiny
-
-    return Model(config=tiny.SHAPE)
-
-
-class Twin:
-    """A view whose model is another, and which keeps the bill."""
-
-    def __init__(self, view: RunView, model: Any) -> None:
-        """Take the moments over to the other model's parameters."""
-        self.model, self.probe_domains, self.step = model, view.probe_domains, view.step
-        pairs = zip(view.model.parameters(), model.parameters(), strict=True)
-        self.optimizer = torch.optim.AdamW(model.parameters())
-        for old, new in pairs:
-            self.optimizer.state[new] = view.optimizer.state[old]
-        self.flops, self.tokens = 0.0, 0
-
-    def bill(self, flops: float, tokens: int = 0) -> None:
-        """Add up."""
-        self.flops, self.tokens = self.flops + flops, self.tokens + tokens
+    @pytest.fixture
+    def estimator(self) -> Any:
+        """Return one."""
+        return Group(modules=("mlp",), queries="target")
 
 
 @pytest.mark.parametrize("adam", [False, True])
@@ -272,6 +211,44 @@ def test_the_mean_query_is_the_mean_of_the_queries(view: RunView) -> None:
     mean = scores(GradDot(queries="mean"), view, rows, query)
 
     torch.testing.assert_close(mean, each, rtol=1e-4, atol=1e-5 * float(each.abs().max()))
+
+
+def test_the_target_query_weighs_rows_by_the_runs_targets(view: RunView) -> None:
+    """Two target domains, with rows of both and of another: the weighted mean of their scores."""
+    rows, query = view.candidates(2), view.probes(2)
+    twin = replace(view, targets=torch.tensor([0.3, 0.0, 0.0, 0.7]).double())
+    weights = torch.tensor([0.15, 0.15, 0, 0, 0, 0, 0.35, 0.35]).double()
+    each = scores(GradDot(), view, rows, query)
+
+    found = scores(GradDot(queries="target"), twin, rows, query)
+
+    size = float(each.abs().max())
+    torch.testing.assert_close(found[:, 0], each @ weights, rtol=1e-4, atol=1e-5 * size)
+
+
+def test_leaving_one_row_out_of_a_linear_regression_is_closed_form() -> None:
+    """With the query through the inverse Hessian, products are first-order leave-one-out changes.
+
+    Parameters are refitted by least squares without each row; h is the row's leverage.
+    """
+    made = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 4, generator=made, dtype=torch.float64)
+    y = x @ torch.randn(4, 1, generator=made, dtype=torch.float64)
+    y += torch.randn(12, 1, generator=made, dtype=torch.float64)
+    hessian, fitted = x.T @ x, torch.linalg.lstsq(x, y).solution
+    query, wanted = torch.randn(4, 1, generator=made, dtype=torch.float64), 1.5
+    gradient = (query.T @ fitted - wanted) * query  # [4, 1] of half the squared error
+    along = torch.linalg.solve(hessian, gradient).T[None]  # [1, 1, 4]
+
+    rows = factors.Factors((x @ fitted - y)[:, :, None], x[:, None, :], 1)
+    found = factors.products([rows], along, None, squares=False).dots[:, 0]
+
+    leverage = (x @ torch.linalg.solve(hessian, x.T)).diagonal()
+    for i in range(12):
+        kept = torch.arange(12) != i
+        refitted = torch.linalg.lstsq(x[kept], y[kept]).solution
+        rise = (gradient * (refitted - fitted)).sum()
+        torch.testing.assert_close(found[i] / (1 - leverage[i]), rise)
 
 
 def test_sum_and_mean_convert_into_each_other(view: RunView) -> None:
@@ -326,8 +303,8 @@ def test_memory_does_not_grow_with_the_number_of_rows(
     peaks: list[int] = []
     plain = factors.materialised
 
-    def watched(use: factors.Factors) -> tuple[Tensor, float]:
-        value, flops = plain(use)
+    def watched(use: factors.Factors, room: Any) -> tuple[Tensor, float]:
+        value, flops = plain(use, room)
         alive.add(id(value))
         weakref.finalize(value, alive.discard, id(value))
         peaks.append(len(alive) * value.numel())
@@ -349,5 +326,5 @@ def test_memory_does_not_grow_with_the_number_of_rows(
 
 def test_chunk_rows_must_be_positive() -> None:
     """Said at once."""
-    with pytest.raises(ValueError, match="chunk_rows is 0"):
+    with pytest.raises(ValueError, match="chunk_rows"):
         GradDot(chunk_rows=0)

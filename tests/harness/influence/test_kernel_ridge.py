@@ -162,3 +162,17 @@ def test_bad_input_is_named() -> None:
         fit(normal(3))
     with pytest.raises(ValueError, match="singular at damping 0: landmark 1 is too close"):
         fit(torch.ones(4, 2), damping=0.0)
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_the_linear_kernel_is_scikit_learns_and_not_centered(absolute: bool) -> None:
+    landmarks, rows = normal(16, 8) + 3, normal(50, 8, seed=1) + 3
+    targets = normal(16, 2, seed=2)
+
+    ridge = fit(landmarks, 1e-4, kernel="linear", ridge="absolute" if absolute else "relative")
+    predicted = ridge.predict(rows, ridge.coefficients(targets), chunk=7)
+
+    size = 1.0 if absolute else float(landmarks.square().sum(1).mean())
+    oracle = Sklearn(alpha=1e-4 * size, kernel="linear").fit(landmarks, targets)
+    expected = torch.as_tensor(oracle.predict(rows.numpy()))
+    torch.testing.assert_close(predicted, expected, rtol=1e-6, atol=1e-6)

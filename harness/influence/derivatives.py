@@ -1,0 +1,185 @@
+"""The derivative of each row's loss along directions, exactly, by two independent ways.
+
+    by hooks       <g_i, v> = sum over modules of <output gradient, change of the output along v>:
+                   one forward, one backward to the activations, one product per direction; about
+                   a training step for one. No row gradient is formed, and attention stays fused.
+    forward mode   dual numbers through the whole network: exact whatever a model does with its
+                   parameters, 1.6 steps, and only with attention written out ("eager").
+
+The first sees what a module does with its own parameters. A model that reads a parameter from
+outside its module would escape it, so who uses it compares its sum with `plain_product` first.
+Neither touches the model: hooks go, and dual numbers live on a twin that shares the parameters and
+has a configuration of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.influence.row_gradients import row_losses
+from harness.influence.selection import kind_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.api import Batch, Direction
+
+Change = Callable[[int], "Tensor"]  # the output's change along one direction
+# Rounding of float32 sums is 1e-5 here; a parameter that is read unseen shows in the first digits.
+COVERED = 1e-3
+
+
+class Functional:
+    """A model's forward pass at given parameters; those that are not given are its own."""
+
+    def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+        """Keep both."""
+        self.model, self.parameters = model, dict(parameters)
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Run the model."""
+        return torch.func.functional_call(self.model, self.parameters, kwargs=inputs)
+
+
+def eager_twin(model: nn.Module) -> nn.Module:
+    """Return a copy that shares the parameters and writes attention out, as forward mode needs."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    twin: Any = copy.deepcopy(model, shared)
+    if hasattr(twin, "set_attn_implementation"):
+        twin.set_attn_implementation("eager")
+    return twin  # type: ignore[no-any-return]
+
+
+def by_forward_mode(twin: nn.Module, rows: Batch, along: Direction) -> Tensor:
+    """Return the derivative of each row's mean loss along the direction [B], by dual numbers."""
+    from torch.autograd import forward_ad
+
+    parameters = dict(twin.named_parameters())
+    with torch.no_grad(), forward_ad.dual_level():
+        duals = {
+            name: forward_ad.make_dual(parameters[name].detach(), tangent)  # type: ignore[no-untyped-call]
+            for name, tangent in along.items()
+        }
+        losses = row_losses(Functional(twin, duals), rows, "mean")  # type: ignore[arg-type]
+        tangent = forward_ad.unpack_dual(losses).tangent  # type: ignore[no-untyped-call]
+        # None where the loss does not move
+        return torch.zeros_like(losses) if tangent is None else tangent.clone()
+
+
+def by_hooks(model: nn.Module, rows: Batch, directions: Direction) -> Tensor:
+    """Return the derivative of each row's mean loss [B, Q]; `directions` are [Q, *P] by name."""
+    num_rows, num_directions = len(rows.rows), len(next(iter(directions.values())))
+    token = torch.zeros((), device=rows.inputs.device, requires_grad=True)
+    found = torch.zeros(num_rows, num_directions, dtype=torch.float64, device=token.device)
+
+    def receive(change: Change, gradient: Tensor) -> None:
+        for q in range(num_directions):
+            product = (change(q) * gradient).reshape(num_rows, -1)
+            found[:, q] += product.sum(1).double()
+
+    with torch.enable_grad(), _tapped(model, num_rows, directions, token, receive):
+        losses = row_losses(model, rows, "mean")
+        torch.autograd.grad(losses.sum(), token, allow_unused=True)
+    return found
+
+
+def plain_product(model: nn.Module, rows: Batch, along: Direction) -> Tensor:
+    """Return <sum of the rows' gradients, along> [1] by a plain backward pass, whatever it costs.
+
+    It is what the rows' own derivatives must add up to.
+    """
+    parameters = dict(model.named_parameters())
+    leaves = {name: parameters[name].detach().requires_grad_() for name in along}
+    with torch.enable_grad():
+        total = row_losses(Functional(model, leaves), rows, "mean").sum()  # type: ignore[arg-type]
+        gradients = torch.autograd.grad(
+            total, list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+    pairs = zip(along.values(), gradients, strict=True)
+    return torch.stack([(v.double() * g.double()).sum() for v, g in pairs]).sum()[None]
+
+
+@contextmanager
+def _tapped(
+    model: nn.Module,
+    num_rows: int,
+    directions: Direction,
+    token: Tensor,
+    receive: Callable[[Change, Tensor], None],
+) -> Iterator[None]:
+    from harness.influence.tap import Tap  # here, since it is a class of torch's
+
+    inside: set[int] = set()  # modules that are being differentiated: their hooks rest
+
+    def hook(
+        tangents: dict[str, Tensor],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+    ) -> Any:
+        if id(module) in inside or not isinstance(out, torch.Tensor):
+            return out
+        if num_rows > 1 and out.shape[0] == 1:  # positions, say: one for all rows
+            out = out.expand(num_rows, *out.shape[1:])
+        given = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
+
+        def change(q: int) -> Tensor:
+            inside.add(id(module))
+            try:
+                mine = {key: tangent[q] for key, tangent in tangents.items()}
+                return _output_change(module, given, mine)
+            finally:
+                inside.discard(id(module))
+
+        return Tap.apply(out, token, partial(receive, change))  # type: ignore[no-untyped-call]
+
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    handles = []
+    for module in model.modules():
+        own = {key: names[id(p)] for key, p in module._parameters.items() if p is not None}
+        tangents = {key: directions[name] for key, name in own.items() if name in directions}
+        if tangents:
+            with_tangents = partial(hook, tangents)
+            handles.append(module.register_forward_hook(with_tangents, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _output_change(
+    module: nn.Module,
+    given: tuple[tuple[Any, ...], dict[str, Any]],
+    tangents: dict[str, Tensor],
+) -> Tensor:
+    """Return the change of a module's output when its own parameters move along the tangents."""
+    args, kwargs = given
+    kind = kind_of(module)
+    if kind is None:  # norms and the like: cheap, and of any form
+        own = {key: module._parameters[key].detach() for key in tangents}  # type: ignore[union-attr]
+
+        def output(parameters: dict[str, Tensor]) -> Any:
+            return torch.func.functional_call(module, parameters, args, kwargs, tie_weights=False)
+
+        change: Tensor = torch.func.jvp(output, (own,), (tangents,))[1]
+        return change
+    first: Tensor = args[0] if args else next(iter(kwargs.values()))
+    weight, bias = tangents.get("weight"), tangents.get("bias")
+    if kind == "embedding":
+        assert weight is not None
+        padding: Any = module.padding_idx
+        return weight[first] if padding is None else weight[first] * first.ne(padding)[..., None]
+    if weight is None:
+        assert bias is not None
+        return bias
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    moved = first.to(dtype) @ (weight.mT if kind == "linear" else weight)
+    return moved if bias is None else moved + bias

@@ -1,0 +1,118 @@
+"""Which way of taking a directional derivative is right for one direction, by trial on a few rows.
+
+Finite differences cost a forward pass per row, and no step suits every direction: a gradient is
+steep, an EKFAC direction flat, and where Adam has hardly seen a gradient a direction has a few huge
+components. So steps are tried on candidate rows, off the training stream and the same for every
+direction at a step. Where no two steps agree, the exact form takes over, at three times the price;
+the price of the trial is five forward passes of those rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from harness.influence.derivatives import (
+    COVERED,
+    Functional,
+    by_forward_mode,
+    by_hooks,
+    eager_twin,
+    plain_product,
+)
+from harness.influence.directional import (
+    AGREEMENT,
+    Difference,
+    checked_step,
+    derivative,
+    difference_of,
+    unit_step,
+)
+from harness.influence.flops import billed
+from harness.influence.row_gradients import Precision, row_losses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.api import Batch, Direction, View
+
+FORMS = ("one_sided", "central", "central_bfloat16", "vector", "forward")
+# The best is near 3e-3: smaller ones drown in the rounding of bfloat16.
+BFLOAT16_STEPS = (3e-3, 1e-2, 1e-3)
+
+
+class Form(NamedTuple):
+    """How one direction is scored, and what the trial said."""
+
+    name: str  # one of FORMS
+    eps: float = 0.0  # of the finite difference; 0: none
+    relative: float = 0.0
+    disagreement: float = 0.0  # of the step that was tried last, also where it was not taken
+
+
+def check_rows(view: View, count: int) -> Batch:
+    """Return candidate rows of all domains, the same at each call within a step."""
+    rows = view.candidates(-(-count // len(view.domains)))
+    return rows.select(torch.linspace(0, len(rows.rows) - 1, min(count, len(rows.rows))).long())
+
+
+def choose_form(
+    view: View,
+    rows: Batch,
+    along: Direction,
+    difference: Difference,
+    precision: Precision,
+    chunk_rows: int,
+) -> Form:
+    """Return the cheapest form that `rows` show to be right along this direction."""
+    step = checked_step(view, rows, along, difference)
+    if not step.disagreement < AGREEMENT:
+        return exact_form(view, rows, along, chunk_rows, step.disagreement)
+    form = Form(difference, *step)
+    if precision == "float32":
+        return form
+    wanted = derivative(view, rows, along, step.eps, difference)
+    unit = unit_step(view, along)
+    for relative in BFLOAT16_STEPS:
+        rough = in_bfloat16(view, rows, along, relative * unit, chunk_rows)
+        disagreement = difference_of(rough, wanted)
+        if disagreement < AGREEMENT:
+            return Form("central_bfloat16", relative * unit, relative, disagreement)
+    return form
+
+
+def exact_form(
+    view: View, rows: Batch, along: Direction, chunk_rows: int, disagreement: float
+) -> Form:
+    """Return the form by hooks where it adds up to a plain backward pass, else forward mode."""
+    model, stacked = view.model, {name: v[None] for name, v in along.items()}
+    scores = billed(view, rows, chunk_rows, lambda chunk: by_hooks(model, chunk, stacked))
+    wanted = billed(view, rows, chunk_rows, lambda chunk: plain_product(model, chunk, along))
+    size = float(scores.abs().sum().clamp(min=1e-300))
+    covered = abs(float(scores.sum() - wanted.sum())) / size < COVERED
+    return Form("vector" if covered else "forward", disagreement=disagreement)
+
+
+def in_bfloat16(view: View, rows: Batch, along: Direction, eps: float, chunk_rows: int) -> Tensor:
+    """Return the central difference [N] float64, the network computing in bfloat16."""
+
+    def losses_at(shift: float) -> Tensor:
+        moved = {n: p.detach() for n, p in view.model.named_parameters()}
+        moved |= {name: moved[name].add(v, alpha=shift) for name, v in along.items()}
+        network: Any = Functional(view.model, moved)
+
+        def compute(chunk: Batch) -> Tensor:
+            with torch.no_grad(), torch.autocast(chunk.inputs.device.type, torch.bfloat16):
+                return row_losses(network, chunk, "mean").double()
+
+        return billed(view, rows, chunk_rows, compute).cpu()
+
+    return (losses_at(eps) - losses_at(-eps)) / (2 * eps)
+
+
+def in_forward_mode(view: View, rows: Batch, along: Direction, chunk_rows: int) -> Tensor:
+    """Return the exact derivative [N] float64, on a twin with attention written out."""
+    twin = eager_twin(view.model)
+    found = billed(view, rows, chunk_rows, lambda chunk: by_forward_mode(twin, chunk, along))
+    return found.double().cpu()

@@ -1,0 +1,44 @@
+"""Every estimator by name, and the setting that chooses one.
+
+In a spec it is a table, or its name alone where the defaults will do:
+
+    settings = { estimator = "group" }
+    settings = { estimator = { kind = "jvp_landmark", landmarks = 64, layers = 2 } }
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from harness.influence.directional_estimator import Directional
+from harness.influence.ekfac import Ekfac
+from harness.influence.gradients import GradCos, GradDot, Group
+from harness.influence.influcoder import Influcoder
+from harness.influence.landmark import HiddenLandmark, JvpLandmark
+
+ESTIMATORS = {
+    "directional": Directional,
+    "grad_dot": GradDot,
+    "grad_cos": GradCos,
+    "group": Group,
+    "jvp_landmark": JvpLandmark,
+    "hidden_landmark": HiddenLandmark,
+    "ekfac": Ekfac,
+    "influcoder": Influcoder,
+}
+
+
+def _as_table(value: Any) -> Any:
+    """Let a name stand for the estimator at its defaults, and a table without one be the default."""
+    if isinstance(value, str):
+        return {"kind": value}
+    return {"kind": "directional", **value} if isinstance(value, dict) else value
+
+
+AnyEstimator = Annotated[
+    Directional | GradDot | GradCos | Group | JvpLandmark | HiddenLandmark | Ekfac | Influcoder,
+    Field(discriminator="kind"),
+    BeforeValidator(_as_table),
+]

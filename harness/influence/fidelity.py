@@ -1,0 +1,71 @@
+"""Whether an estimator follows the exact influence: on record, so that nobody has to believe it.
+
+At chosen refreshes the rows that an estimator scored are scored once more by one backward pass.
+Without it, "influence does not help" and "this approximation is broken" look the same. The price is
+about one training step per compared row; its operations are billed like all others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.domains import domain_mean
+from harness.influence.gradients import GradCos, GradDot
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.api import Batch, Estimator, Note, View
+
+
+def exact_counterpart(estimator: Any) -> GradDot | GradCos:
+    """Return the exact estimator of what `estimator` stands for: dots, or cosines.
+
+    All layers that are linear or embeddings count, with biases, whatever the estimator looks at.
+    EKFAC's scores are compared with plain dots too: how far apart they are is a finding.
+    """
+    kind = GradCos if estimator.cosine else GradDot
+    scale = "none" if estimator.preconditioner == "none" else "adam"
+    return kind(queries="target", preconditioner=scale, modules=("all",))
+
+
+def compared(
+    view: View, estimator: Estimator, rows: Batch, query: Batch, scores: Tensor
+) -> dict[str, Note]:
+    """Return how well `scores` [N] of `rows` agree with the exact ones, and what those cost.
+
+    spearman         over rows
+    domain_spearman  over the domains' mean scores; 0 for a single domain
+    same_best        1 where both put the same domain first
+    exact_flops      of the exact estimator on these rows, query gradients included
+    """
+    exact, before = exact_counterpart(estimator), view.spent
+    prepared = exact.prepare(view, exact.fit(view, rows), query)
+    truth = exact.score(view, prepared, rows).total[:, 0]
+    domains, num_domains = rows.domains.cpu(), len(view.domains)
+    nothing = torch.zeros(num_domains, dtype=torch.float64)
+    mine, theirs = (domain_mean(s, domains, num_domains, nothing) for s in (scores, truth))
+    return {
+        "exact": exact.kind,
+        "rows": len(rows.rows),
+        "spearman": spearman(scores, truth),
+        "domain_spearman": spearman(mine, theirs),
+        "same_best": int(mine.argmax() == theirs.argmax()),
+        "scores": mine.tolist(),
+        "exact_scores": theirs.tolist(),
+        "exact_flops": view.spent - before,
+    }
+
+
+def spearman(one: Tensor, other: Tensor) -> float:
+    """Return the rank correlation of two vectors, ties sharing their mean rank; 0 if one is flat."""
+    from scipy.stats import rankdata
+
+    ranks = torch.stack([torch.from_numpy(rankdata(v.cpu().numpy())) for v in (one, other)])
+    centered = ranks.double() - ranks.double().mean(1, keepdim=True)
+    sizes = centered.norm(dim=1)
+    if not bool((sizes > 0).all()):
+        return 0.0
+    return float((centered[0] @ centered[1]) / sizes.prod())

@@ -1,0 +1,99 @@
+"""Gradients of queries, by parameter, preconditioned once for any number of rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.influence.factors import Factors, materialised, summed
+from harness.influence.flops import chunks, counter
+from harness.influence.gradients import refuse_non_finite
+from harness.influence.preconditioner import joined, parted, precondition
+from harness.influence.row_gradients import backward
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.api import Batch, State, View
+    from harness.influence.ekfac import Ekfac
+    from harness.influence.selection import Use
+
+
+def preconditioned_queries(
+    view: View,
+    uses: list[Use],
+    fitted: State,
+    query: Batch,
+    weights: Tensor,
+    options: Ekfac,
+) -> State:
+    """Return `query:P` [Q, L, R], the plain gradients' `norms` [Q], and a row's network `flops`.
+
+    `weights` [Q, rows] are of each row's mean loss in each query's.
+    """
+    network = network_flops(view, uses, query)
+    gradients, flops = _gradients(view, uses, query, weights, options)
+    view.bill(network * len(query.rows) + flops, query.targets.numel())
+    squares = sum(g.flatten(1).double().square().sum(1).cpu() for g in gradients.values())
+    assert not isinstance(squares, int)
+    state = {"flops": torch.tensor(network, dtype=torch.float64), "norms": squares.sqrt()}
+    for use in uses:
+        whole, cost = precondition(
+            joined(gradients, use),
+            fitted,
+            use.name,
+            options.strategy,
+            options.damping,
+            options.damping_unit,
+        )
+        if not bool(whole.isfinite().all()):
+            where = f"module {use.name!r} at step {view.step}"
+            raise FloatingPointError(f"the preconditioned query gradient of {where} is not finite")
+        view.bill(cost)
+        for name, part in parted(whole, use).items():
+            state[f"query:{name}"] = part
+    return state
+
+
+def network_flops(view: View, uses: list[Use], rows: Batch) -> float:
+    """Return FLOPs of a row's forward and backward pass, counted on the first row, and bill it."""
+    with counter() as counted:
+        backward(view.model, rows.select(slice(0, 1)), uses, lambda name, factors: None)
+    flops = float(counted.get_total_flops())
+    view.bill(flops, rows.targets.shape[1])
+    return flops
+
+
+def _gradients(
+    view: View, uses: list[Use], query: Batch, weights: Tensor, options: Ekfac
+) -> tuple[dict[str, Tensor], float]:
+    """Return each parameter's gradients [Q, L, R], and FLOPs beyond the network's."""
+    each = len(weights) == len(query.rows) and bool((weights == torch.eye(len(weights))).all())
+    found: dict[str, list[Tensor]] = {}
+    flops, start = 0.0, 0
+
+    def receive(name: str, factors: list[Factors]) -> None:
+        nonlocal flops
+        (use,) = factors
+        if each:
+            value, cost = materialised(use)
+            found.setdefault(name, []).append(value.float())
+        else:
+            share = weights[0, start : start + len(use.right)].to(use.right)[:, None, None]
+            value, cost = summed(Factors(use.left, use.right * share, use.size))
+            total = found.setdefault(name, [torch.zeros_like(value, dtype=torch.float32)[None]])
+            total[0] += value
+        flops += cost
+
+    for chunk in chunks(query, options.chunk_rows):
+        losses = backward(view.model, chunk, uses, receive, "mean", options.precision)
+        refuse_non_finite(view, chunk, "loss", losses)
+        start += len(chunk.rows)
+    gradients = {name: torch.cat(parts) for name, parts in found.items()}
+    for name, gradient in gradients.items():
+        if each:
+            refuse_non_finite(view, query, name, gradient)
+        elif not bool(gradient.isfinite().all()):
+            raise FloatingPointError(f"the query gradient of {name} at step {view.step} not finite")
+    return gradients, flops

@@ -1,0 +1,41 @@
+"""When influence is looked at, on which rows, and by which estimator: settings of a rebalancer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from harness.influence.directional_estimator import Directional
+from harness.influence.estimators import AnyEstimator
+
+Count = Annotated[int, Field(strict=True, gt=0)]
+CountOrNone = Annotated[int, Field(strict=True, ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Schedule:
+    """Refreshes of domain scores; harness/influence/rebalancing.py carries them out."""
+
+    every: Count = 100
+    """Steps between refreshes; the first comes after this many."""
+    rows: Count = 16
+    """Candidate rows scored per domain at a refresh."""
+    probe_rows: Count = 32
+    """Probe rows of each target domain that the query is made of."""
+    probes: Literal["fresh", "fixed"] = "fresh"
+    """New probe rows at each refresh (noise), or always the same (overfitting to them)."""
+    estimator: AnyEstimator = Directional()
+    """What scores a row: a name, or a table with `kind` and the estimator's own settings."""
+    pool_rows: CountOrNone = 0
+    """Train rows per domain that the estimator is fitted on; 0 for the candidates themselves."""
+    refit: CountOrNone = 1
+    """Refreshes between two fits of the estimator; 0 fits once and keeps it."""
+    fidelity_every: CountOrNone = 10
+    """Refreshes between comparisons with exact row gradients, the first included; 0 for none."""
+    fidelity_rows: Count = 4
+    """Rows per domain that are compared."""
+    stale_below: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    """A fit that is kept is compared whenever it is used; if its rank correlation with exact scores
+    is below this, that is noted and it is made anew. 0 trusts it."""

@@ -1,0 +1,287 @@
+"""The directional estimator against exact gradients and real steps; its forms against each other."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from harness.api import Batch, Direction
+from harness.influence import directional, directional_estimator, directional_forms
+from harness.influence.derivatives import by_forward_mode, by_hooks, eager_twin, plain_product
+from harness.influence.directional import adam_scale
+from harness.influence.directional_estimator import Directional
+from harness.influence.directional_forms import check_rows, exact_form
+from harness.loop import Loop
+from harness.model import token_losses
+from harness.view import RunView
+from tests.conformance import EstimatorContract
+from tests.harness.influence.test_row_gradients import build, by_autograd, closeness, some_rows
+from tests.tiny import MakeSpec
+
+
+class TestContract(EstimatorContract):
+    """Finite differences; a loss's rounding is divided by the step, hence the looser agreement.
+
+    Losses are right to 1e-7 of their size, and change by 1e-4 of it over the step.
+    """
+
+    relative = 5e-3
+
+    @pytest.fixture(
+        params=[
+            Directional(),
+            Directional(queries="target", difference="central", modules=("linear",)),
+        ],
+        ids=["one_sided", "central"],
+    )
+    def estimator(self, request: pytest.FixtureRequest) -> Any:
+        """Return one."""
+        return request.param
+
+
+class TestExactContract(EstimatorContract):
+    """Forward mode, and the form by hooks where no step is accepted."""
+
+    @pytest.fixture(params=["forward", "vector"])
+    def estimator(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Return one."""
+        if request.param == "forward":
+            return Directional(difference="forward", queries="mean")
+        monkeypatch.setattr(directional_forms, "AGREEMENT", 0.0)
+        return Directional(modules=("all",), preconditioner="none")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, store: Any) -> Loop:
+    """Return a run after eight steps, so that AdamW has moments."""
+    from tests import tiny
+
+    loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("run"))
+    loop.start()
+    for _ in range(8):
+        loop.step()
+    loop.close()
+    return loop
+
+
+@pytest.fixture
+def view(trained: Loop) -> RunView:
+    """Return its view."""
+    return trained.view
+
+
+def exact(view: RunView, rows: Batch, query: Batch, scale: Direction | None) -> Tensor:
+    """Return <g_i, a g_q> [N] for the mean query by one backward pass per row, in float64."""
+    model = copy.deepcopy(view.model).double()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+
+    def gradient(batch: Batch) -> Tensor:
+        means = token_losses(model, batch).sum(1) / batch.mask.sum(1).clamp(min=1)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(means.mean(), parameters)])
+
+    along = gradient(query)
+    if scale is not None:
+        along = along * torch.cat([scale[name].double().flatten() for name in names])
+    return torch.stack(
+        [gradient(rows.select(slice(i, i + 1))) @ along for i in range(len(rows.rows))]
+    )
+
+
+@pytest.mark.parametrize("preconditioner", ["adam", "none"])
+def test_scores_are_exact_row_gradients_along_the_query(view: RunView, preconditioner: Any) -> None:
+    """Over all parameters: to rounding in forward mode, Spearman .995 by differences."""
+    rows, query = view.candidates(10), view.probes(2)
+    wanted = exact(view, rows, query, adam_scale(view) if preconditioner == "adam" else None)
+    found = {}
+    for difference in ("one_sided", "central", "forward"):
+        estimator = Directional(
+            difference=difference,  # type: ignore[arg-type]
+            queries="mean",
+            preconditioner=preconditioner,
+        )
+        scores = estimator.score(view, estimator.prepare(view, {}, query), rows)
+        assert scores.about["form"] == difference
+        found[difference] = scores.total[:, 0]
+
+    for difference, bound in (("one_sided", 0.04), ("central", 0.02), ("forward", 1e-5)):
+        assert float((found[difference] - wanted).norm() / wanted.norm()) < bound
+        assert spearmanr(found[difference], wanted).statistic >= 0.995
+
+
+@pytest.mark.parametrize("adam", [False, True])
+def test_one_real_step_per_row_lowers_the_querys_loss_as_scored(view: RunView, adam: bool) -> None:
+    """Plain, or AdamW's with frozen second moments: r > .999, the sign, and the size."""
+    rows, query = view.candidates(4), view.probes(1).select(slice(3, 4))
+    estimator = Directional(preconditioner="adam" if adam else "none")
+    found = estimator.score(view, estimator.prepare(view, {}, query), rows).total[:, 0]
+    scale, rate = adam_scale(view), 1e-6 if adam else 1e-3
+
+    drops = []
+    for i in range(len(rows.rows)):
+        model = copy.deepcopy(view.model).double()
+        before = token_losses(model, query).mean()
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        loss = token_losses(model, rows.select(slice(i, i + 1))).mean()
+        gradients = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for name, parameter, gradient in zip(names, parameters, gradients, strict=True):
+                parameter -= rate * gradient * (scale[name] if adam else 1)
+            drops.append(float(before - token_losses(model, query).mean()) / rate)
+
+    real = torch.tensor(drops, dtype=torch.float64)
+    assert torch.corrcoef(torch.stack([found, real]))[0, 1] > 0.999
+    assert (found.sign() == real.sign()).all()
+    torch.testing.assert_close(found, real, rtol=0.05, atol=0.01 * float(real.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neo", "opt", "bert"])
+def test_both_exact_forms_are_autograds_over_all_parameters(kind: str) -> None:
+    """Norms, positions, tied heads and lone biases included; to float64's precision."""
+    model, rows = build(kind), some_rows()
+    made = torch.Generator().manual_seed(3)
+    names = [name for name, _ in model.named_parameters()]
+    along = {
+        n: torch.randn(2, *p.shape, generator=made, dtype=p.dtype)
+        for n, p in model.named_parameters()
+    }
+    parts = zip(names, by_autograd(model, rows, names, "mean"), strict=True)
+    wanted = sum(torch.einsum("b...,q...->bq", g, along[n]) for n, g in parts)  # type: ignore[misc]
+    first = {n: v[0] for n, v in along.items()}
+
+    hooked = by_hooks(model, rows, along)
+    duals = by_forward_mode(eager_twin(model), rows, first)
+
+    torch.testing.assert_close(hooked, wanted, **closeness(kind))
+    torch.testing.assert_close(duals, wanted[:, 0], **closeness(kind))
+    total = plain_product(model, rows, first)
+    torch.testing.assert_close(total, wanted[:, 0].sum()[None], **closeness(kind))
+
+
+def planted(view: RunView) -> Direction:
+    """Return Adam's factor with three coordinates that it has hardly seen: 1 / eps."""
+    scale = {name: factor.clone() for name, factor in adam_scale(view).items()}
+    scale["transformer.h.0.ln_1.weight"][:3] = 1e8
+    return scale
+
+
+def test_where_no_step_holds_the_exact_form_takes_over_and_the_record_says_so(
+    view: RunView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three components carry the direction, so that every step bends the loss beyond use."""
+    rows, query, scale = view.candidates(4), view.probes(2), planted(view)
+    monkeypatch.setattr(directional_estimator, "adam_scale", planted)
+    estimator = Directional(queries="mean")
+
+    state = estimator.prepare(view, {}, query)
+    scores = estimator.score(view, state, rows)
+
+    assert scores.about["form"] == "vector"
+    assert scores.about["step_disagreement"][0] >= directional.AGREEMENT  # type: ignore[index]
+    assert scores.about["relative_step"] == [0.0]
+    wanted = exact(view, rows, query, scale)
+    torch.testing.assert_close(
+        scores.total[:, 0], wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())
+    )
+
+
+class Scaled(nn.Module):
+    """A model that reads a norm's weight where no hook sees it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        """Keep it."""
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, **inputs: Any) -> Any:
+        """Scale the logits by the sum of the final norm's weights."""
+        out = self.inner(**inputs)
+        out.logits = out.logits * (1 + self.inner.transformer.ln_f.weight.sum())  # type: ignore[union-attr, operator]
+        return out
+
+
+def test_a_parameter_that_hooks_cannot_see_sends_the_form_to_forward_mode(view: RunView) -> None:
+    """The form by hooks is used where it adds up to a plain backward pass."""
+    rows = check_rows(view, 4)
+    odd = replace(view, model=Scaled(copy.deepcopy(view.model)))
+    for found, name in ((view, "vector"), (odd, "forward")):
+        along = found.gradient(rows)
+
+        assert exact_form(found, rows, along, 16, 1.0).name == name
+
+
+def test_bfloat16_is_used_where_it_agrees_with_float32(view: RunView) -> None:
+    """Central differences near 3e-3; where it does not agree, float32 stays."""
+    rows, query = view.candidates(6), view.probes(2)
+    rough = Directional(difference="central", precision="bfloat16", queries="mean")
+    fine = Directional(difference="central", queries="mean")
+    state, steady = rough.prepare(view, {}, query), fine.prepare(view, {}, query)
+    ours, wanted = rough.score(view, state, rows), fine.score(view, steady, rows)
+
+    assert ours.about["form"] in ("central_bfloat16", "central")
+    assert float((ours.total - wanted.total).norm() / wanted.total.norm()) < 0.05
+    with pytest.raises(ValueError, match="needs difference = \"central\", not 'one_sided'"):
+        Directional(precision="bfloat16")
+
+
+def test_losses_that_are_at_hand_save_a_forward_pass(view: RunView) -> None:
+    """The same scores from them, and the bill of one pass per query."""
+    rows, query = view.candidates(2), view.probes(1)
+    estimator = Directional(queries="target")
+    state, account = estimator.prepare(view, {}, query), view.meter.accounts["mixer"]
+    losses = token_losses(view.model, rows).detach().mean(1)
+    start = account.flops
+    without = estimator.score(view, state, rows).total
+    middle = account.flops
+    with_base = estimator.score(view, state, rows, base=losses).total
+
+    assert account.flops - middle == pytest.approx((middle - start) / 2)
+    torch.testing.assert_close(
+        with_base, without, rtol=0.01, atol=0.01 * float(without.abs().max())
+    )
+    with pytest.raises(ValueError, match=r"base is \[5\]; give one loss per row, 6"):
+        estimator.score(view, state, rows, base=losses[:5])
+
+
+def test_a_sum_is_the_mean_times_the_count(view: RunView) -> None:
+    """Of the row's counted targets."""
+    rows, query = view.candidates(2), view.probes(1)
+    mask = rows.mask.clone()
+    mask[1, 9:] = False
+    rows = replace(rows, mask=mask)
+    mean, total = Directional(queries="target"), Directional(queries="target", reduction="sum")
+    state = mean.prepare(view, {}, query)
+
+    torch.testing.assert_close(
+        total.score(view, state, rows).total,
+        mean.score(view, state, rows).total * rows.mask.sum(1)[:, None],
+    )
+
+
+def test_query_rows_weigh_by_row_whatever_they_count(view: RunView) -> None:
+    """A query's loss is the mean of its rows' means, as for grad_dot."""
+    rows, query = view.candidates(2), view.probes(1)
+    mask = query.mask.clone()
+    mask[1, 5:] = False
+    query = replace(query, mask=mask)
+    estimator = Directional(queries="mean", preconditioner="none", difference="forward")
+
+    found = estimator.score(view, estimator.prepare(view, {}, query), rows).total[:, 0]
+
+    wanted = exact(view, rows, query, None)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_a_query_that_is_not_finite_is_named(view: RunView) -> None:
+    """By row, domain and step."""
+    broken = copy.deepcopy(view.model)
+    with torch.no_grad():
+        list(broken.parameters())[2].fill_(float("nan"))
+
+    with pytest.raises(FloatingPointError, match=r"row \d+ of domain 'a' at step 8 is not finite"):
+        Directional().prepare(replace(view, model=broken), {}, view.probes(1))

@@ -1,0 +1,167 @@
+"""A refresh: which rows serve what, when an estimator is fitted anew, and when it is stale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from harness.api import Batch, Scores, State
+from harness.influence.fidelity import spearman
+from harness.influence.gradients import GradDot
+from harness.influence.rebalancing import of_each, refresh, standard_errors
+from harness.view import RunView
+from tests import tiny
+from tests.doubles import batch_of
+from tests.tiny import MakeSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """An estimator that scores by row number, and remembers at which step it was fitted."""
+
+    sign: float = 1.0
+    queries: str = "each"
+    kind: ClassVar[str] = "kept"
+    cosine: ClassVar[bool] = False
+    preconditioner: ClassVar[str] = "adam"
+
+    def fit(self, view: RunView, pool: Batch, queries: Batch | None = None) -> State:
+        """Keep the rows of the pool and of the queries."""
+        assert queries is not None
+        return {"pool": pool.rows.clone(), "own": queries.rows.clone(), "at": torch.tensor(1.0)}
+
+    def prepare(self, view: RunView, fitted: State, query: Batch) -> State:
+        """Take the exact scores' own state: this estimator is right, or exactly wrong."""
+        return GradDot(queries="target", modules=("all",)).prepare(view, {}, query)
+
+    def score(self, view: RunView, prepared: State, rows: Batch) -> Scores:
+        """Return the exact scores, or their negatives."""
+        exact = GradDot(queries="target", modules=("all",)).score(view, prepared, rows)
+        return Scores(self.sign * exact.total, about={"estimator": "kept"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A schedule."""
+
+    estimator: Any = Kept()
+    rows: int = 4
+    pool_rows: int = 0
+    probe_rows: int = 3
+    probes: str = "fresh"
+    refit: int = 1
+    fidelity_every: int = 2
+    fidelity_rows: int = 5
+    stale_below: float = 0.0
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, store: Any) -> RunView:
+    """Return a run after eight steps."""
+    loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("run"))
+    loop.start()
+    for _ in range(8):
+        loop.step()
+    loop.close()
+    return loop.view
+
+
+def test_rows_by_their_place_in_their_domain() -> None:
+    """The second and third row of each domain, where there are as many."""
+    batch = batch_of([0, 1, 0, 1, 0, 2])
+
+    assert of_each(batch, 1, 3).rows.tolist() == [2, 3, 4]
+    assert of_each(batch, 0, 1).rows.tolist() == [0, 1, 5]
+
+
+def test_scored_pool_compared_and_query_rows_are_told_apart(view: RunView) -> None:
+    """Compared rows are in no pool, the estimator's own queries are not the query."""
+    state: State = {}
+    plan = Plan(refit=0, pool_rows=6)
+    found = refresh(view, state, plan, 0)
+
+    assert found.scores.shape == (4 * 3,)
+    assert found.fidelity["rows"] == 5 * 3
+    pool = state["fitted:pool"].view(3, 6)
+    assert torch.equal(found.rows.rows.view(3, 4), pool[:, :4])  # a keyed draw's beginning
+    drawn = view.candidates(11).rows.view(3, 11)
+    assert torch.equal(drawn[:, :6], pool)
+    target = view.probe_domains.index("d")
+    assert set(found.query.domains.tolist()) == {target}
+    own = state["fitted:own"].view(4, 3)[target]
+    assert not set(own.tolist()) & set(found.query.rows.tolist())
+
+
+def test_an_exact_estimator_agrees_with_the_exact_one(view: RunView) -> None:
+    """Every figure of a comparison, and what it cost."""
+    found = refresh(view, {}, Plan(), 0)
+
+    facts = found.fidelity
+    assert facts["spearman"] == pytest.approx(1.0)
+    assert facts["domain_spearman"] == pytest.approx(1.0)
+    assert (facts["same_best"], facts["stale"], facts["exact"]) == (1, 0, "grad_dot")
+    assert facts["estimator"] == "kept"
+    assert facts["scores"] == pytest.approx(facts["exact_scores"])
+    # it scored 12 rows and was compared on 15, both with the same query
+    ratio = float(facts["exact_flops"]) / float(facts["estimator_flops"])  # type: ignore[arg-type]
+    assert 1.0 < ratio < 15 / 12
+
+
+def test_comparisons_come_every_so_many_refreshes(view: RunView) -> None:
+    """The first and each second after it; none where none is asked for."""
+    compared = [bool(refresh(view, {}, Plan(), n).fidelity) for n in range(4)]
+
+    assert compared == [True, False, True, False]
+    assert not refresh(view, {}, Plan(fidelity_every=0), 0).fidelity
+
+
+def test_a_fit_is_kept_for_as_long_as_it_is_asked_for(view: RunView) -> None:
+    """Once, or for two refreshes; made anew each time it leaves nothing in the state."""
+    for refit, fits in ((0, [True, False, False]), (2, [True, False, True])):
+        state: State = {}
+        for number, fit in enumerate(fits):
+            if state:
+                state["fitted:at"] = torch.tensor(-1.0)
+            refresh(view, state, Plan(refit=refit, fidelity_every=0), number)
+            assert (float(state["fitted:at"]) > 0) == fit
+    state = {}
+    refresh(view, state, Plan(), 0)
+    assert not state
+
+
+def test_a_stale_fit_is_noted_and_made_anew(view: RunView) -> None:
+    """A kept fit is looked at at each refresh; a good one is not touched."""
+    state: State = {}
+    good = Plan(refit=0, stale_below=0.5, fidelity_every=0)
+    refresh(view, state, good, 0)
+    state["fitted:at"] = torch.tensor(-1.0)
+
+    assert refresh(view, state, good, 1).fidelity["stale"] == 0
+    assert float(state["fitted:at"]) < 0
+    wrong = replace(good, estimator=Kept(sign=-1.0))
+    assert refresh(view, state, wrong, 2).fidelity["stale"] == 1
+    assert float(state["fitted:at"]) > 0
+
+
+def test_rank_correlation_by_hand() -> None:
+    """Ties share their mean rank; a flat vector correlates with nothing."""
+    rising = torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+    assert spearman(rising, rising.exp()) == pytest.approx(1.0)
+    assert spearman(rising, -rising) == pytest.approx(-1.0)
+    # ranks (1, 2.5, 2.5, 4) and (1, 2, 3, 4): 4.5 / sqrt(4.5 * 5)
+    tied = torch.tensor([0.0, 7.0, 7.0, 9.0])
+    assert spearman(tied, rising) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
+    assert spearman(torch.ones(4), rising) == 0.0
+
+
+def test_standard_errors_by_hand() -> None:
+    """(1, 3): sd sqrt 2 over sqrt 2; a single row has none."""
+    batch = batch_of([0, 0, 1])
+
+    errors = standard_errors(torch.tensor([1.0, 3.0, 5.0]).double(), batch, 3)
+
+    assert errors == pytest.approx([1.0, 0.0, 0.0])
