@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.influence.conv1d import linear_copy
 from tests.bench.peer_scorers import CHUNK, Job, Scorer, samples, summed_loss
 
 
@@ -137,7 +138,7 @@ def analyzer_of(job: Job, query_reduction: str) -> Any:
     task = LanguageModeling()
     return Analyzer(
         analysis_name=f"kronfluence_{query_reduction}",
-        model=prepare_model(_linear_twin(job), task),
+        model=prepare_model(linear_copy(job.view.model, job.uses), task),
         task=task,
         cpu=True,
         log_level=logging.ERROR,
@@ -150,17 +151,3 @@ def _folder(job: Job) -> Path:
     folder = job.folder / "kronfluence"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def _linear_twin(job: Job) -> nn.Module:
-    twin = job.twin()
-    for use in job.uses:
-        if use.kind != "conv1d":
-            continue
-        module: Any = twin.get_submodule(use.name)
-        linear = nn.Linear(*module.weight.shape, device="meta")  # draws nothing
-        linear.weight = nn.Parameter(module.weight.detach().T.contiguous())
-        linear.bias = nn.Parameter(module.bias.detach())
-        parent, _, name = use.name.rpartition(".")
-        setattr(twin.get_submodule(parent), name, linear)
-    return twin
