@@ -7,10 +7,11 @@
 #                     driver; unset, what pip's find-links offer, else the registry's GPU build
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench constraints clean
+.PHONY: help setup peers demo test check bench constraints clean
 
 BIN := .venv/bin
 STAMP := .venv/.complete
+PEERS := .venv-peers/.complete
 # Seconds. torch is large, and some lines are slow.
 export UV_HTTP_TIMEOUT ?= 300
 # Every worker imports torch and transformers: 6 s with cached bytecode on two cores, 13 s without.
@@ -53,6 +54,18 @@ $(STAMP): pyproject.toml constraints.txt
 	$$uv pip install --python $(BIN)/python --constraints constraints.txt --editable '.[all,dev]'
 	@touch $@
 
+# What each peer asks for and never imports would replace torch or break transformers. So they come
+# last and as listed, with nothing that they ask for.
+peers: $(PEERS) ## Make .venv-peers, where `make bench` compares with other libraries
+
+$(PEERS): pyproject.toml constraints.txt tests/bench/peers.txt
+	@$(find_uv); $(use_find_links); set -ex; rm -rf .venv-peers; \
+	$$uv venv --quiet $(if $(PYTHON),--python "$(PYTHON)") .venv-peers; \
+	$$uv pip install --python .venv-peers/bin/python --constraints constraints.txt \
+	  --editable '.[attribution,corpora,data,trainer]' peft psutil; \
+	$$uv pip install --python .venv-peers/bin/python --no-deps --requirements tests/bench/peers.txt
+	@touch $@
+
 demo: setup ## Compare the methods on real text: prints a table and the path of a report
 	$(BIN)/steelyard run sweeps/demo.toml --out runs/demo
 
@@ -66,8 +79,9 @@ check: setup ## Lint, check formatting, types and import layers
 	$(BIN)/mypy
 	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/test_layers.py
 
-bench: setup ## Measure the loop against plain PyTorch
+bench: setup peers ## Measure the loop against plain PyTorch, and scores against other libraries
 	$(BIN)/python -m tests.bench.run
+	.venv-peers/bin/python -m tests.bench.peers
 
 # Resolved for the oldest Python: what it can run, the newer ones can. No find-links: a version
 # that one machine offers is not for everyone.
@@ -76,5 +90,5 @@ constraints: ## Renew constraints.txt with the newest versions that pyproject.to
 	  --quiet --upgrade --all-extras --python-version 3.11 --python-platform linux --no-annotate \
 	  --custom-compile-command 'make constraints' --output-file constraints.txt
 
-clean: ## Remove the environment and caches; results in runs/ stay
-	rm -rf .venv .uv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove the environments and caches; results in runs/ stay
+	rm -rf .venv .venv-peers .uv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
