@@ -12,11 +12,11 @@ into weights by one of
   seed000:        shift by the lowest, normalize, clip to [.01, .9], normalize
 then held between floor and cap, except for seed000.
 
-Estimators, in harness/influence: `directional` (exact, one forward a row), `grad_dot`, `grad_cos`,
-`group` (exact, row gradients), `jvp_landmark` (Influence Distillation's own), `hidden_landmark` (the
-same without its derivative), `ekfac`, `influcoder`. `rule = "seed000"` without an estimator is seed
-000 as it was, a reproduction and never a recommendation: three domains of noise get (.010, .305,
-.685) whatever the scores. It is fitted at the first refresh, where the seed did so at step 0.
+Estimators, in harness/influence: `directional`, `grad_dot`, `grad_cos` and `group` are exact,
+`jvp_landmark` is Influence Distillation's own, `hidden_landmark` the same without its derivative;
+`ekfac`, `influcoder`. `rule = "seed000"` without an estimator is seed 000 as it was, a reproduction
+and never a recommendation: three domains of noise get (.010, .305, .685) whatever their scores. Its
+landmarks are taken at the first refresh, where the seed took them at step 0.
 
 Domain weights from influence are this project's own construction: Influence Distillation selects
 fine-tuning rows. z-scores make temperature and strength mean the same at every refresh, at a price:

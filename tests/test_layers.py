@@ -24,7 +24,7 @@ LAYERS = [
     {"view", "evaluate", "stream", "checkpoint", "corpus", "data_warnings"},
     {"model_check"},
     {"model", "optim", "cost", "records"},
-    {"pretrained", "influence", "allocator", "cross_entropy", "corruption"},
+    {"pretrained", "influence", "allocator", "cross_entropy", "cross_entropy_node", "corruption"},
     {"hashes"},
     {"files", "shapes"},
     {"spec", "domains", "rng"},

@@ -6,8 +6,12 @@ integers that wrap around, so a CPU and a GPU agree to the bit and nothing is st
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WORD = 64  # bits
 # The constants of SplitMix64, as signed integers.

@@ -22,7 +22,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional as F
 
 from harness.influence.row_gradients import row_losses
 from harness.influence.selection import kind_of
@@ -169,7 +168,9 @@ def _output_change(
         norm: Any = module
         weight, bias = tangents.get("weight"), tangents.get("bias")
         weight = norm.weight.new_zeros(norm.normalized_shape) if weight is None else weight
-        return F.layer_norm(args[0], norm.normalized_shape, weight, bias, norm.eps)
+        return torch.nn.functional.layer_norm(
+            args[0], norm.normalized_shape, weight, bias, norm.eps
+        )
     if kind is None:  # norms and the like: cheap, and of any form
         own = {key: module._parameters[key].detach() for key in tangents}  # type: ignore[union-attr]
 

@@ -33,7 +33,7 @@ ESTIMATORS = {
 
 
 def _as_table(value: Any) -> Any:
-    """Let a name stand for the estimator at its defaults, and a table without one be the default."""
+    """Let a name stand for an estimator's defaults, and a table without one for the default."""
     if isinstance(value, str):
         return {"kind": value}
     return {"kind": "directional", **value} if isinstance(value, dict) else value

@@ -65,7 +65,7 @@ def compared(
 
 
 def spearman(one: Tensor, other: Tensor) -> float:
-    """Return the rank correlation of two vectors, ties sharing their mean rank; 0 if one is flat."""
+    """Return the rank correlation of two vectors, ties sharing a rank; 0 if one is flat."""
     from scipy.stats import rankdata
 
     ranks = torch.stack([torch.from_numpy(rankdata(v.cpu().numpy())) for v in (one, other)])

@@ -11,12 +11,14 @@ All of it is in float64. Shapes: L landmarks, N rows, Q queries, E embedding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from harness import rng
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Landmarks among which the median distance is taken.
 BANDWIDTH_SAMPLE = 1000

@@ -18,13 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
 
 from harness import rng
 from harness.influence.counter_hash import integers, signs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Coordinates of a dense projection that share a generator. Part of what a projection is.
 DENSE_BLOCK = 256

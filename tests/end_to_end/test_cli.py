@@ -283,6 +283,8 @@ def test_a_main_run_is_evaluated_at_0_every_4_and_the_end(finished: Finished) ->
 def test_the_influence_arm_notes_its_refreshes(finished: Finished) -> None:
     """A refresh before the fifth and the ninth step; the weights are those of the next draw."""
     notes = finished.out.main("influence", 0, "note")
+    assert [note["step"] for note in notes if note["name"] == "fidelity"] == [4]
+    notes = [note for note in notes if note["name"] == "rebalance"]
     steps = finished.out.main("influence", 0, "step")
 
     assert [(note["name"], note["step"]) for note in notes] == [("rebalance", 4), ("rebalance", 8)]

@@ -17,6 +17,7 @@ from harness.corpus import TokenStore, open_corpus
 from harness.cost import Meter
 from harness.errors import SpecError
 from harness.influence.directional import row_losses
+from harness.influence.directional_estimator import Directional
 from harness.loop import InterruptedRunError
 from harness.model import token_losses
 from harness.spec import Batching, Corpus, FilesDomain, RunSpec, SyntheticDomain, Tokenizer

@@ -21,6 +21,7 @@ from harness import checkpoint
 from harness.api import Batch, Mixer, View
 from harness.corpus import TokenStore
 from harness.cross_entropy import cross_entropy
+from harness.influence.directional_estimator import Directional
 from harness.loop import InterruptedRunError, Loop, RunFailedError
 from harness.model import build_model
 from harness.records import CHECKPOINT, RECORDS, read_records
@@ -415,7 +416,9 @@ class Hiding(Mixer):
         return torch.tensor([1.0, 1.0 + HIDDEN["calls"], 1.0])
 
 
-INFLUENCE = Influence(every=4, rows=3, probe_rows=3, estimator=Directional(check_rows=2), memory=0.5)
+INFLUENCE = Influence(
+    every=4, rows=3, probe_rows=3, estimator=Directional(check_rows=2), memory=0.5
+)
 
 
 @dataclass
@@ -600,7 +603,7 @@ def test_the_influence_runs_above_do_rebalance(find_trial: FindTrial) -> None:
     weights = [r["weights"] for r in records if r["kind"] == "step"]
     notes = [(r["step"], r["name"]) for r in records if r["kind"] == "note"]
 
-    assert notes == [(4, "rebalance"), (8, "rebalance")]
+    assert notes == [(4, "rebalance"), (4, "fidelity"), (8, "rebalance")]
     assert weights[0] == weights[3] == pytest.approx([1 / 3] * 3)
     assert weights[3] != weights[4] == weights[7] != weights[8]
 

@@ -44,7 +44,7 @@ def test_a_lopsided_or_empty_covariance_is_named() -> None:
     lopsided[0, 1] += 1
     with pytest.raises(FloatingPointError, match="'m': differs from its transpose"):
         check_covariance(lopsided, "m", "inputs")
-    with pytest.raises(FloatingPointError, match="'m': its trace is 0.0; the loss does not see"):
+    with pytest.raises(FloatingPointError, match=r"'m': its trace is 0\.0; the loss does not see"):
         check_covariance(torch.zeros(3, 3), "m", "output gradients")
 
 
