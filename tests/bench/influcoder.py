@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def features(loop: Loop, pairs: int, rows: Batch) -> list[Row]:
 
     error = float((one_by_one() - together()).abs().max())
     mean, low, high = interval(list(ratios(together, one_by_one, pairs, 1)))
-    what = f"one backward per row / Influcoder features ({len(rows.rows)} rows of 128)"
+    size = f"{len(rows.rows)} rows of {rows.inputs.shape[1]}"
+    what = f"one backward per row / Influcoder features ({size})"
     return [
         (what, f"{mean:.2f}", f"{low:.2f} to {high:.2f}", ">= 4"),
         ("largest difference of the two, of vectors of length 1", f"{error:.1e}", "", ""),
@@ -148,9 +150,17 @@ def rows(out: Path, pairs: int, threads: int) -> list[Row]:
     repeats = max(3, pairs // 40)
     return [
         *features(loop, repeats, batch.select(slice(0, 32))),
+        *features(loop, repeats, shortened(batch, 16)),
         *scoring(loop, repeats, batch, queries),
         *memory(loop, batch, queries),
     ]
+
+
+def shortened(rows: Batch, tokens: int) -> Batch:
+    """Return the rows' first tokens: short rows are where passes of their own are dear."""
+    parts = (rows.inputs, rows.targets, rows.mask)
+    inputs, targets, mask = (part[:, :tokens].contiguous() for part in parts)
+    return replace(rows, inputs=inputs, targets=targets, mask=mask)
 
 
 def read_elsewhere(store: TokenStore, package: str, count: int, tokens: int) -> Batch:
