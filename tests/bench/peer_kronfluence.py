@@ -78,6 +78,8 @@ def ekfac(
     """
     from kronfluence.arguments import FactorArguments, ScoreArguments
 
+    if len(job.rows.rows) <= CHUNK:
+        raise ValueError(f"{len(job.rows.rows)} rows; give more than {CHUNK}")
     analyzer = analyzer_of(job, "mean")
     rows, queries = samples(job.rows), samples(job.queries)
     start = time.perf_counter()

@@ -263,7 +263,7 @@ def main() -> None:
         options.rows, options.queries = 1024, 64
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", module="kronfluence|dattri_llm")
-    console, log = Console(width=150), Console(stderr=True)
+    console, log = Console(width=165), Console(stderr=True)
     for model in options.models:
         with tempfile.TemporaryDirectory() as folder:
             loop = measured(Path(folder), model, threads=options.threads)
