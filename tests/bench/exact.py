@@ -32,6 +32,7 @@ from tests.bench.worlds import loop_of, measured
 CPU = Path("/proc/cpuinfo")
 BFLOAT16 = CPU.exists() and bool({"avx512_bf16", "amx_bf16"} & set(CPU.read_text().split()))
 NO_UNITS = "no bf16 units on this CPU"
+Call = Callable[[], Any]
 
 
 def fidelity(out: Path, threads: int) -> list[tuple[str, ...]]:
@@ -85,14 +86,14 @@ def row_gradients(out: Path, pairs: int, threads: int, quick: bool = False) -> l
     kept: Any = None
     for name, estimator in estimators.items():
         state = estimator.prepare(view, {}, queries)
-        score = partial(estimator.score, view, state, rows)
+        score: Call = partial(estimator.score, view, state, rows)
         what = f"grad_dot, 64 queries / training step, per row ({name})"
         asked = "<= 0.75" if name == "bfloat16" else "<= 1.2"
         table.append(_row(what, ratios(step, score, times, 1), asked))
         if name == "float32":
             kept = score
             reference = score().total
-            single = partial(_one_by_one, view, rows, state)
+            single: Call = partial(_one_by_one, view, rows, state)
             some = _one_by_one(view, rows.select(slice(0, 8)), state)
             error = float((reference[:8] - some).norm() / some.norm())
             table.append(
@@ -124,7 +125,7 @@ def directional(
     step = partial(_steps, view, rows)
     times = max(3, pairs // 20)
     exact = {**state, "form": torch.full_like(state["form"], FORMS.index("vector"))}
-    calls = {
+    calls: dict[str, tuple[Call, str]] = {
         "base loss at hand": (partial(estimator.score, view, state, rows, base), "<= 0.45"),
         "without": (partial(estimator.score, view, state, rows), "<= 0.8"),
         "exact form by hooks": (partial(estimator.score, view, exact, rows), "about 1"),
@@ -144,10 +145,10 @@ def directional(
         return [*table, (what, NO_UNITS, "", "<= 0.45")]
     rough = Directional(queries="target", difference="central", precision="bfloat16")
     state = rough.prepare(view, {}, query)
-    score = partial(rough.score, view, state, rows)
-    form = score().about["form"]
+    rough_score: Call = partial(rough.score, view, state, rows)
+    form = rough_score().about["form"]
     what = f"directional, {architecture} / training step, per row ({form})"
-    return [*table, _row(what, ratios(step, score, times, 1), "<= 0.45")]
+    return [*table, _row(what, ratios(step, rough_score, times, 1), "<= 0.45")]
 
 
 def memory(out: Path, threads: int, quick: bool = False) -> list[Row]:

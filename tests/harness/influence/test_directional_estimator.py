@@ -99,12 +99,11 @@ def test_scores_are_exact_row_gradients_along_the_query(view: RunView, precondit
     """Over all parameters: to rounding in forward mode, Spearman .995 by differences."""
     rows, query = view.candidates(10), view.probes(2)
     wanted = exact(view, rows, query, adam_scale(view) if preconditioner == "adam" else None)
+    differences: tuple[Any, ...] = ("one_sided", "central", "forward")
     found = {}
-    for difference in ("one_sided", "central", "forward"):
+    for difference in differences:
         estimator = Directional(
-            difference=difference,  # type: ignore[arg-type]
-            queries="mean",
-            preconditioner=preconditioner,
+            difference=difference, queries="mean", preconditioner=preconditioner
         )
         scores = estimator.score(view, estimator.prepare(view, {}, query), rows)
         assert scores.about["form"] == difference
@@ -155,7 +154,7 @@ def test_both_exact_forms_are_autograds_over_all_parameters(kind: str) -> None:
         for n, p in model.named_parameters()
     }
     parts = zip(names, by_autograd(model, rows, names, "mean"), strict=True)
-    wanted = sum(torch.einsum("b...,q...->bq", g, along[n]) for n, g in parts)  # type: ignore[misc]
+    wanted: Any = sum(torch.einsum("b...,q...->bq", g, along[n]) for n, g in parts)
     first = {n: v[0] for n, v in along.items()}
 
     hooked = by_hooks(model, rows, along)
@@ -163,7 +162,7 @@ def test_both_exact_forms_are_autograds_over_all_parameters(kind: str) -> None:
 
     torch.testing.assert_close(hooked, wanted, **closeness(kind))
     rounded = kind == "llama"  # whose norms compute in float32
-    close = {"rtol": 1e-5, "atol": 1e-6} if rounded else closeness(kind)
+    close: Any = {"rtol": 1e-5, "atol": 1e-6} if rounded else closeness(kind)
     torch.testing.assert_close(duals, wanted[:, 0], **close)
     total = plain_product(model, rows, first)
     torch.testing.assert_close(total, wanted[:, 0].sum()[None], **closeness(kind))
@@ -188,7 +187,8 @@ def test_where_no_step_holds_the_exact_form_takes_over_and_the_record_says_so(
     scores = estimator.score(view, state, rows)
 
     assert scores.about["form"] == "vector"
-    assert scores.about["step_disagreement"][0] >= directional.AGREEMENT  # type: ignore[index]
+    disagreement: Any = scores.about["step_disagreement"]
+    assert disagreement[0] >= directional.AGREEMENT
     assert scores.about["relative_step"] == [0.0]
     along = {k.removeprefix("along:"): v[0] for k, v in state.items() if k.startswith("along:")}
     wanted = exact_scores(view, rows, along)

@@ -98,7 +98,7 @@ def by_autograd(model: nn.Module, rows: Batch, names: list[str], reduction: str)
     return [torch.stack(rows_) for rows_ in zip(*found, strict=True)]
 
 
-def closeness(kind: str) -> dict[str, float]:
+def closeness(kind: str) -> dict[str, Any]:
     """Return tolerances: float64's, but GPT-Neo computes attention in float32 whatever it is."""
     return {"rtol": 1e-5, "atol": 1e-7} if kind == "gpt_neo" else {"rtol": 1e-10, "atol": 1e-12}
 
