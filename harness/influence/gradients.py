@@ -16,6 +16,7 @@ momentum, weight decay, and what a row does to the second moments.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -218,19 +219,20 @@ class _Preparation:
 
     def state(self) -> State:
         """Take the gradients and return them, preconditioned."""
-        network = 0.0
+        per_row = 0.0
         for chunk in chunks(self.query, self.options.chunk_rows):
-            with counter() as counted:
-                before = self.flops
+            # rows have one length, so the first chunk's count is every chunk's
+            with nullcontext() if self.start else counter() as counted:
                 losses = backward(
                     self.view.model, chunk, self.uses, self.receive, "mean", self.options.precision
                 )
-            network += counted.get_total_flops() - (self.flops - before)
+            if not self.start:
+                per_row = (counted.get_total_flops() - self.flops) / len(chunk.rows)
             refuse_non_finite(self.view, chunk, "loss", losses)
             self.start += len(chunk.rows)
-        self.view.bill(network + self.flops, self.query.targets.numel())
-        state = {"flops": torch.tensor(network / len(self.query.rows), dtype=torch.float64)}
-        return {**state, **self._held()}
+        num_rows = len(self.query.rows)
+        self.view.bill(per_row * num_rows + self.flops, self.query.targets.numel())
+        return {"flops": torch.tensor(per_row, dtype=torch.float64), **self._held()}
 
     def receive(self, name: str, factors: list[Factors]) -> None:
         """Put one module's part of some query rows in its place."""
@@ -241,17 +243,23 @@ class _Preparation:
             kept = Factors(use.left.float().clone(), use.right.float().clone(), use.size)
             self.factors.setdefault(name, []).append(kept)
             return
+        dtype = torch.promote_types(use.right.dtype, torch.float32)
+        once = self.weights is None and self.shared[name] == 1
+        direct = once and not use.one_hot and use.right.dtype == dtype
         if name not in self.gradients:
-            size, dtype = (self.num_queries, use.size, use.right.shape[-1]), torch.float32
-            dtype = torch.float64 if use.right.dtype == torch.float64 else dtype
-            self.gradients[name] = torch.zeros(size, dtype=dtype, device=use.right.device)
+            size = (self.num_queries, use.size, use.right.shape[-1])
+            make = torch.empty if direct else torch.zeros  # gigabytes of zeros take their time
+            self.gradients[name] = make(size, dtype=dtype, device=use.right.device)
         end = self.start + len(use.right)
-        if self.weights is None:
+        if direct:
+            torch.bmm(use.left.mT, use.right, out=self.gradients[name][self.start : end])
+            flops = 2.0 * use.right.numel() * use.size
+        elif self.weights is None:
             value, flops = materialised(use)
             self.gradients[name][self.start : end] += value
         else:
             shares = self.weights[self.start : end, None, None]
-            dtype = self.gradients[name].dtype  # rounding the shares themselves would be a bias
+            # in the sum's own type: rounding the shares themselves would be a bias
             left = use.left if use.one_hot else use.left.to(dtype)
             value, flops = summed(Factors(left, use.right * shares.to(dtype), use.size))
             self.gradients[name][0] += value
@@ -261,9 +269,11 @@ class _Preparation:
         state: State = {}
         squares = torch.zeros(self.num_queries, dtype=torch.float64)
         for name, gradient in self.gradients.items():
-            refuse = gradient if self.weights is None else gradient[0][None]
-            refuse_non_finite(self.view, self.query, name, refuse)
-            squares += gradient.flatten(1).double().square().sum(1).cpu()
+            # a norm tells of every element, and reads it once
+            length = torch.linalg.vector_norm(gradient.flatten(1), dim=1).double().cpu()
+            rows = self.query if self.weights is None else self.query.select(slice(0, 1))
+            refuse_non_finite(self.view, rows, name, length)
+            squares += length.square()
             if self.adam:
                 state[f"scale:{name}"] = self.adam[name].view(gradient.shape[1:]).to(gradient)
                 gradient *= state[f"scale:{name}"]

@@ -35,8 +35,8 @@ def preconditioned_queries(
     network = network_flops(view, uses, query)
     gradients, flops = _gradients(view, uses, query, weights, options)
     view.bill(network * len(query.rows) + flops, query.targets.numel())
-    squares = sum(g.flatten(1).double().square().sum(1).cpu() for g in gradients.values())
-    assert not isinstance(squares, int)
+    lengths = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients.values()]
+    squares = torch.stack(lengths).double().square().sum(0).cpu()
     state = {"flops": torch.tensor(network, dtype=torch.float64), "norms": squares.sqrt()}
     for use in uses:
         whole, cost = precondition(
