@@ -43,6 +43,7 @@ from tests.bench.worlds import measured
 
 LANDMARKS = (16, 32, 64, 128, 256, 512)
 MODULES = ("linear",)
+TICKS = (0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,9 @@ def landmark_points(world: World, exact: Part) -> Iterator[Point]:
     weights = query_weights(view, world.query, "mean")
     known = projected_means(view, world.query, weights, plan._recipe(view, {})).normalised()
     scores = (gradients.value @ known.T).double()[:, 0]  # [N], of rows as landmarks
+    alone = Part(scores, gradients.steps, gradients.flops)
+    every = torch.ones(len(rows.rows), dtype=torch.bool)
+    yield point(world, f"exact cosine, projected to {plan.dims}", alone, exact, every)
     for name, embedding in embeddings(world):
         for number in world.options.landmarks:
             yield regressed(world, name, number, embedding, gradients, scores, exact)
@@ -231,11 +235,13 @@ def draw(points: list[Point], path: Path, unit: str = "steps") -> None:
                               textcoords="offset points", fontsize=8)  # fmt: skip
         axis.set(title=name, xlabel="cost of a scored row, in training steps per row")
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        low, high = axis.get_xlim()
+        ticks = [t for t in TICKS if low <= t <= high]
+        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axis.xaxis.set_minor_formatter(lambda value, _: "")
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("Spearman with exact scores, rows that are no landmark")
-    axes[0][0].set_ylim(top=1.03)
+    axes[0][0].set_ylim(top=1.06)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8)
     figure.suptitle("Landmarks from left to right; numbers at the last arm; bars: all draws")
