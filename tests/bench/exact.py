@@ -69,7 +69,7 @@ def row_gradients(out: Path, pairs: int, threads: int, quick: bool = False) -> l
     64 queries by 64 rows (32 if `quick`): the cost per row does not depend on their number, and
     the memory rows show it. The loop is one backward pass per row, as most code has it.
     """
-    loop = measured(out, "gpt2", 20 if quick else 60, threads)
+    loop = measured(out, "gpt2", threads=threads)
     view, count = loop.view, 32 if quick else 64
     rows = view.candidates(-(-count // 3)).select(slice(0, count))
     queries = view.probes(22).select(slice(0, 64))
@@ -116,7 +116,7 @@ def directional(
     quick: bool = False,
 ) -> list[Row]:
     """Compare the directional score with a training step's passes, and with exact scores."""
-    loop = measured(out, architecture, 20 if quick else 60, threads)
+    loop = measured(out, architecture, threads=threads)
     view, count = loop.view, 32 if quick else 96
     rows, query = view.candidates(count // 3), view.probes(8)
     estimator = Directional(queries="target")
@@ -153,7 +153,7 @@ def directional(
 
 def memory(out: Path, threads: int, quick: bool = False) -> list[Row]:
     """Measure the peak above what was held, scoring N rows and 4 N."""
-    loop = measured(out, "gpt2", 5, threads)
+    loop = measured(out, "gpt2", threads=threads)
     view, count = loop.view, 24 if quick else 48
     estimators: dict[str, Any] = {
         "grad_dot, 64 queries": GradDot(preconditioner="none"),

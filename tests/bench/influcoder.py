@@ -145,7 +145,7 @@ def peak_bytes(call: Any) -> int:
 def rows(out: Path, pairs: int, threads: int) -> list[Row]:
     """Return the benchmark's rows: features, scores and memory."""
     torch.set_num_threads(threads)
-    loop = measured(out, "gpt2", steps=10, threads=threads)
+    loop = measured(out, "gpt2", threads=threads)
     batch, queries = loop.view.candidates(22).select(slice(0, 64)), loop.view.probes(4)
     repeats = max(3, pairs // 40)
     return [

@@ -27,7 +27,7 @@ def embeddings(
     out: Path, pairs: int, threads: int, architecture: Literal["gpt2", "llama"] = "gpt2"
 ) -> list[Row]:
     """Compare an embedding of 16 rows with a training step's two passes on the same rows."""
-    view = measured(out, architecture, 4, threads).view
+    view = measured(out, architecture, threads=threads).view
     rows = view.candidates(6).select(slice(0, 16))
 
     def step() -> None:
@@ -48,7 +48,7 @@ def embeddings(
 
 def memory(out: Path, threads: int, many: int = 512) -> list[Row]:
     """Score few and many rows from 64 landmarks; the process and its model are in the peak."""
-    view = measured(out, "gpt2", 4, threads).view
+    view = measured(out, "gpt2", threads=threads).view
     pool, query = view.candidates(32), view.probes(4)
     table: list[Row] = []
     for estimator in (JvpLandmark(queries="mean"), HiddenLandmark(queries="mean")):

@@ -14,21 +14,34 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import exact, loop, projections
+from tests.bench import ekfac, exact, influcoder, landmark, loop, projections
 from tests.bench.timing import Row
 
 
 def parts(options: argparse.Namespace, out: Path) -> dict[str, Callable[[], list[Row]]]:
     """Return every part of the benchmark by name, in the order in which they run."""
     threads, pairs = options.threads, options.pairs
+    # A run trains on one thread, so its loop is measured on one; scores have the machine.
+    scores, repeats = options.score_threads, options.repeats
     return {
         "startup": loop.startup,
         "throughput": lambda: loop.throughput(out, pairs, options.block, threads),
         "memory": lambda: loop.memory(out, pairs, threads),
         "fidelity": lambda: exact.fidelity(out, threads),
         "projections": lambda: projections.projections(threads),
-        "row_gradients": lambda: exact.row_gradients(out, pairs, threads),
         "overhead": lambda: loop.overhead(out, options.steps, threads),
+        "row_gradients": lambda: exact.row_gradients(out, repeats, scores),
+        "directional": lambda: exact.directional(out, repeats, scores),
+        "directional_llama": lambda: exact.directional(out, repeats, scores, "llama"),
+        "exact_memory": lambda: exact.memory(out, scores),
+        "ekfac": lambda: ekfac.one_query(out, repeats, scores, "gpt2"),
+        "ekfac_llama": lambda: ekfac.one_query(out, repeats, scores, "llama"),
+        "ekfac_queries": lambda: ekfac.many_queries(out, repeats, scores),
+        "ekfac_fit": lambda: ekfac.fit(out, repeats, scores),
+        "ekfac_memory": lambda: ekfac.memory(out, scores),
+        "landmark": lambda: landmark.embeddings(out, repeats, scores),
+        "landmark_memory": lambda: landmark.memory(out, scores),
+        "influcoder": lambda: influcoder.rows(out, repeats, scores),
     }
 
 
@@ -38,7 +51,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=240, help="pairs of blocks per comparison")
     parser.add_argument("--block", type=int, default=2, help="steps per block")
     parser.add_argument("--steps", type=int, default=1000, help="steps of the overhead run")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of the loop's figures")
+    parser.add_argument("--score-threads", type=int, default=2, help="of the scores' figures")
+    parser.add_argument("--repeats", type=int, default=5, help="of each comparison of scores")
     parser.add_argument("--only", nargs="+", default=[], help="names of parts; all by default")
     options = parser.parse_args()
     table = Table(title=f"steelyard bench, {options.threads} thread(s)", title_justify="left")

@@ -7,6 +7,7 @@ layers, width 256, 4,096 tokens, rows of 128, three embedded domains, a few quic
 from __future__ import annotations
 
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +100,7 @@ def no_model(run_id: str) -> Any:
     raise AssertionError(run_id)
 
 
+@cache  # what is measured leaves a run as it was
 def measured(
     out: Path, architecture: Literal["gpt2", "llama"], steps: int = 60, threads: int = 2
 ) -> Loop:
