@@ -67,8 +67,19 @@ def _imports(tree: ast.Module, importer: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             relative = "." * node.level + (node.module or "")
             base = importlib.util.resolve_name(relative, spec.parent if spec else None)
-            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            found.append(base)
+            # asking for the module `base.Name` would import `base`, and torch with it
+            if _is_package(base):
+                found += [f"{base}.{alias.name}" for alias in node.names]
     return found
+
+
+def _is_package(name: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.submodule_search_locations is not None
 
 
 def _is_method_code(name: str, package: str) -> bool:

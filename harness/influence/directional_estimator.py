@@ -95,15 +95,13 @@ class Directional:
         |eps v| / |parameters|, both 0 for exact forms; `disagreement` [Q] is that of the last
         step tried.
         """
-        weights = query_weights(view, query, self.queries)
-        scale = adam_scale(view) if self.preconditioner == "adam" else None
-        names = self._names(view)
+        weights, names = query_weights(view, query, self.queries), self._names(view)
+        directions = [_gradient(view, query, row_weights, names) for row_weights in weights]
+        if self.preconditioner == "adam":
+            scale = adam_scale(view)
+            directions = [preconditioned(gradient, scale) for gradient in directions]
         rows = check_rows(view, self.check_rows)
-        directions, forms = [], []
-        for row_weights in weights:
-            gradient = _gradient(view, query, row_weights, names)
-            directions.append(preconditioned(gradient, scale) if scale else gradient)
-            forms.append(self._form(view, rows, directions[-1]))
+        forms = [self._form(view, rows, along) for along in directions]
         if any(form.name == "forward" for form in forms):
             view.note("directional", {**_told(forms), "attention": "eager, on a copy"})
         state = {f"along:{n}": torch.stack([d[n] for d in directions]) for n in names}

@@ -53,7 +53,7 @@ def project_rows(projection: Projection, gradients: Mapping[str, Tensor] | Tenso
     A flat gradient is one module without a name: its projection is not that of the modules in it.
     ValueError where there are no gradients, or modules differ in their number of rows.
     """
-    if isinstance(gradients, Tensor):
+    if isinstance(gradients, torch.Tensor):
         return projection.project("", gradients)
     if not gradients:
         raise ValueError("no module has a gradient to project")

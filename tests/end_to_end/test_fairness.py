@@ -198,15 +198,18 @@ def test_the_report_bills_doremi_the_same(finished: Finished) -> None:
 
 def test_an_influence_arm_pays_for_every_look(finished: Finished) -> None:
     """Two refreshes. Each: a gradient (3F a row) on 4 probe rows of the one target; F for each of
-    6 candidates, twice; and F for each of 2 rows checked at 0 and at two steps or more."""
+    6 candidates, twice; and F for each of 2 rows checked at 0 and at two of five steps or more. The
+    first also scores the rows that it is compared on, and says what the exact scores cost."""
     out = finished.out
     costs = out.header(out.cell("tiny", "influence", 0)["run_id"])["costs"]
     forward = costs["train"]["flops"] / (3 * 12 * 8)
+    (told,) = [n["values"] for n in out.main("influence", 0, "note") if n["name"] == "fidelity"]
 
-    looks = costs["mixer"]["flops"] / forward
-    least = 2 * (3 * 4 + 2 * 6 + 3 * 2)
+    looks = (costs["mixer"]["flops"] - told["exact_flops"]) / forward
+    least = 2 * (3 * 4 + 2 * 6 + 3 * 2) + 2 * told["rows"]
+    assert told["rows"] == 3 * 4
     assert looks == pytest.approx(round(looks))
-    assert least <= looks <= least + 2 * 4 * 2
+    assert least <= looks <= least + 2 * 2 * 3
     assert (looks - least) % 2 == pytest.approx(0, abs=1e-6)
 
 

@@ -29,7 +29,7 @@ def test_every_run_is_listed_and_every_record_is_read(three: Path) -> None:
     assert len(evidence.steps) == 60 * 12 + 30 * 6
     assert len(evidence.weights) == len(evidence.steps) * len(TRAINED)
     assert len(evidence.evals) == 12 * 7 * 6
-    assert set(evidence.notes["name"]) == {"rebalance"}
+    assert set(evidence.notes["name"]) == {"fidelity", "rebalance"}
 
 
 def test_a_domain_that_was_not_in_the_batch_has_no_training_loss(three: Path) -> None:
