@@ -43,7 +43,7 @@ def _code(module: str) -> str:
         source = _source(name) if name not in trees else None
         if source is not None:
             trees[name] = tree = ast.parse(source)
-            waiting += [found for found in _imports(tree, name) if _is_method_code(found, package)]
+            waiting += _imports(tree, name, package)
     return digest({name: _without_docstrings(tree) for name, tree in trees.items()})
 
 
@@ -57,8 +57,8 @@ def _source(name: str) -> str | None:
     return loader.get_source(name) if isinstance(loader, InspectLoader) else None
 
 
-def _imports(tree: ast.Module, importer: str) -> list[str]:
-    """Return what a module imports: all that may be the name of a module."""
+def _imports(tree: ast.Module, importer: str, package: str) -> list[str]:
+    """Return what a module imports of a method's code: all that may be the name of a module."""
     spec = importlib.util.find_spec(importer)
     found = []
     for node in ast.walk(tree):
@@ -68,10 +68,10 @@ def _imports(tree: ast.Module, importer: str) -> list[str]:
             relative = "." * node.level + (node.module or "")
             base = importlib.util.resolve_name(relative, spec.parent if spec else None)
             found.append(base)
-            # asking for the module `base.Name` would import `base`, and torch with it
-            if _is_package(base):
+            # asking for the module `base.Name` would import `base`, and what that imports
+            if _is_method_code(base, package) and _is_package(base):
                 found += [f"{base}.{alias.name}" for alias in node.names]
-    return found
+    return [name for name in found if _is_method_code(name, package)]
 
 
 def _is_package(name: str) -> bool:

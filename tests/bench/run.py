@@ -7,6 +7,7 @@ things are compared. Set-up and warm-up are outside what is timed.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,8 @@ def main() -> None:
         for name in options.only or every:
             for row in every[name]():
                 table.add_row(*row)
+                # each as it comes: the whole takes long, and a session can end
+                print(f"{name}: {' | '.join(row)}", file=sys.stderr, flush=True)
     Console(width=110).print(table)
 
 
