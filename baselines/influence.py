@@ -70,7 +70,8 @@ class Influence(Schedule, Mixer):
     anchor: Literal["current", "start"] = "current"
     """For qp: the mixture that the pull is towards."""
     second_order: Switch = False
-    """For qp with an exact estimator: how the domains' steps bend the probe loss together."""
+    """For qp by the directional estimator: how the domains' steps, at the rate of the step before,
+    bend the probe loss together."""
     start: Literal["uniform", "natural"] = "uniform"
     """The mixture before the first refresh."""
     floor: Share = 0.02
@@ -85,7 +86,7 @@ class Influence(Schedule, Mixer):
         is_call = isinstance(given, ArgsKwargs)
         settings = dict((given.kwargs or {}) if is_call else given)
         if settings.get("rule") == "seed000" and "estimator" not in settings:
-            settings |= {"estimator": SEED000, "refit": 0, "standardize": False}
+            settings = {"estimator": SEED000, "refit": 0, "standardize": False, **settings}
         return ArgsKwargs(given.args, settings) if is_call else settings
 
     def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:
@@ -94,10 +95,16 @@ class Influence(Schedule, Mixer):
             raise ValueError(
                 f"floor {self.floor} and cap {self.cap} leave no mixture of {len(domains)} domains"
             )
-        exact = self.estimator.kind in ("directional", "grad_dot", "group")
-        if self.second_order and not (self.rule == "qp" and exact):
-            fix = 'set rule = "qp" and an estimator among directional, grad_dot and group'
-            raise ValueError(f"second_order: {self.rule} by {self.estimator.kind}; {fix}")
+        one = self.estimator
+        whole = one.kind == "directional" and not one.modules and one.reduction == "mean"
+        if self.second_order and not (self.rule == "qp" and whole):
+            fix = 'set rule = "qp" and the directional estimator of all parameters'
+            raise ValueError(f"second_order: {self.rule} by {one.kind}; {fix}")
+        landmarks = getattr(one, "landmarks", 0)
+        pool = len(domains) * (self.pool_rows or self.rows)
+        if landmarks > pool:
+            fix = "raise pool_rows or rows, or lower landmarks"
+            raise ValueError(f"estimator.landmarks: {landmarks}, of a pool of {pool} rows; {fix}")
 
     def init(self, view: View) -> State:
         """Start from the chosen mixture, without scores."""
@@ -121,12 +128,13 @@ class Influence(Schedule, Mixer):
         nothing = torch.zeros(num_domains, dtype=torch.float64)
         raw = domain_mean(found.scores, found.rows.domains, num_domains, nothing)
         slope, bend = self._model(view, found, raw)
-        spread = slope.std(correction=0) if self.standardize else torch.tensor(1.0)
         scores = standardized(slope) if self.standardize else slope
+        if self.standardize:  # in the units that the scores are in now; where they are equal, 0
+            bend = bend / slope.std(correction=0) if bool(scores.any()) else torch.zeros_like(bend)
         memory = self.memory if number else 0.0
         state["scores"] = memory * state["scores"] + (1 - memory) * scores
         state["refreshes"] = torch.tensor(number + 1)
-        state["weights"] = self._update(view, state, bend / spread.clamp(min=1e-300))
+        state["weights"] = self._update(view, state, bend)
         errors = standard_errors(found.scores, found.rows, num_domains)
         facts = {"raw_scores": raw.tolist(), "standard_errors": errors}
         facts |= {name: state[name].tolist() for name in ("scores", "weights")}

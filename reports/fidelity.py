@@ -52,8 +52,10 @@ def fidelity_table(evidence: Evidence) -> pd.DataFrame:
         own = found[found["arm"] == arm.label]
         if own.empty:
             continue
-        exact_cost = own["exact_flops"] / own["rows"] * own["scored_rows"]
-        mean = float(own["spearman"].mean())
+        of_rows = (own["exact_flops"] - own["exact_query_flops"]) / own["rows"]
+        exact_cost = own["exact_query_flops"] + of_rows * own["scored_rows"]
+        judged = own[own["stale"] == 0]  # a stale fit's scores were thrown away
+        mean = float((own if judged.empty else judged)["spearman"].mean())
         rows.append(
             {
                 "arm": arm.label,

@@ -31,9 +31,9 @@ def as_state(rows: Batch, prefix: str) -> State:
     return {f"{prefix}_{name}": getattr(rows, name).clone() for name in FIELDS}
 
 
-def from_state(state: State, prefix: str) -> Batch:
-    """Return the rows again."""
-    return Batch(*(state[f"{prefix}_{name}"] for name in FIELDS))
+def from_state(state: State, prefix: str, device: torch.device | str = "cpu") -> Batch:
+    """Return the rows again, where `device` is: a state that was saved comes back on the CPU."""
+    return Batch(*(state[f"{prefix}_{name}"].to(device) for name in FIELDS))
 
 
 def check_rows(rows: Batch, count: int) -> State:
@@ -47,7 +47,8 @@ def steps(view: View, fitted: State, found: State, exact_instead: bool) -> State
 
     With `exact_instead`, nothing where a query has no length or no step to be trusted.
     """
-    rows, chosen = from_state(fitted, "check"), []
+    device = next(view.model.parameters()).device
+    rows, chosen = from_state(fitted, "check", device), []
     for query in range(len(found["norms"])):
         along = _along(found, query, view)
         if exact_instead and not norm(along) > 0:

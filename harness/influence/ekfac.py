@@ -70,7 +70,7 @@ class Ekfac:
     reduction: Reduction = "mean"
     """The row's loss: mean or sum over its counted targets."""
     route: Route = "auto"
-    """How rows are scored; auto: directional for one query where its step checks out, else """
+    """How rows are scored; auto: directional for one query where its step holds, else hooks."""
     fitter: Fitter = "kronfluence"
     """Who fits the factors: the reference, or our hooks, which find the same ones in less time."""
     precision: Precision = "float32"

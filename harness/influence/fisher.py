@@ -38,16 +38,18 @@ class Pool(NamedTuple):
 def countable(view: View, rows: Batch, labels: Labels) -> Pool:
     """Return the pool of a fit; ValueError where no row has a counted target.
 
-    Tokens behind a row's last counted target are padding, or as good as: no loss depends on them,
-    and they stay out of the covariance of the inputs. Padding on the left cannot be told from text.
+    Where targets are the next tokens, those behind a row's last counted one are padding, or as
+    good as: no loss depends on them, and they stay out of the covariance of the inputs. A masked
+    language model looks both ways, and all stay. Padding on the left cannot be told from text.
     """
     counted = rows.mask.any(1)
     if not bool(counted.any()):
         raise ValueError(f"none of the {len(counted)} rows of the pool has a counted target")
     kept = rows.select(counted) if not bool(counted.all()) else rows
+    is_next = (kept.inputs[:, 1:] == kept.targets[:, :-1]) | ~kept.mask[:, :-1]
     live = kept.mask.flip(1).cumsum(1).flip(1) > 0
     draw = torch.randint(2**62, (1,), generator=view.rng("ekfac labels"))
-    padded = None if bool(live.all()) else live
+    padded = None if bool(live.all()) or not bool(is_next.all()) else live
     return Pool(kept, int((~counted).sum()), padded, int(draw), labels)
 
 

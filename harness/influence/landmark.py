@@ -18,7 +18,7 @@ are scored one by one and the choice of rows (its round-robin) is the caller's.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -121,7 +121,7 @@ class _Landmark:
 
     def prepare(self, view: View, fitted: State, query: Batch) -> State:
         """Return the regression with coefficients [L, Q] of these queries."""
-        recipe = self._recipe(view, {})
+        recipe = replace(self._recipe(view, {}), reduction="mean")  # of a query, whatever a row's
         if self.queries == "each":
             gradients = projected_rows(view, query, recipe)
         else:

@@ -1,9 +1,10 @@
 """From an estimator to scores of candidate rows: what a rebalancing method does at a refresh.
 
-Rows that are scored, rows that an estimator is fitted on and rows on which it is compared with the
-exact one are told apart by their place in the keyed draw of each domain, so that a landmark, or a
-row that an encoder was trained on, never counts as evidence for it. A fit is made anew at every
-refresh or kept in the mixer's state; one that is kept can go stale, and then says so.
+Rows on which an estimator is compared with the exact one come behind those that it is fitted on in
+the keyed draw of each domain, so that no landmark is evidence for its own regression. A fit is made
+anew at every refresh or kept in the mixer's state; one that is kept can go stale, and then says so.
+Draws of different steps are independent: a row may be compared that an earlier fit has seen, and in
+a domain too small to keep rows apart, the scored ones are.
 """
 
 from __future__ import annotations
@@ -50,9 +51,11 @@ def refresh(view: View, state: State, plan: Schedule, number: int) -> Refreshed:
     facts = compared(view, estimator, drawn.unseen, drawn.query, scores)
     facts |= {"estimator": estimator.kind, "scored_rows": len(drawn.rows.rows)}
     facts |= {"estimator_flops": found.about["flops"], "stale": 0}
-    if fit_is_due or float(facts["spearman"]) >= plan.stale_below:  # type: ignore[arg-type]
+    trusted = plan.stale_below == 0 or float(facts["spearman"]) >= plan.stale_below  # type: ignore[arg-type]
+    if fit_is_due or trusted:
         return replace(found, fidelity=facts)
-    anew, _ = _scored(view, plan, _fit(view, state, plan, drawn), drawn, view.spent)
+    before = view.spent
+    anew, _ = _scored(view, plan, _fit(view, state, plan, drawn), drawn, before)
     return replace(anew, fidelity={**facts, "stale": 1})
 
 
@@ -77,8 +80,9 @@ class _Drawn:
 
 def _compares(plan: Schedule, number: int) -> bool:
     """Tell whether to compare now: a fit that is kept is looked at whenever it is used."""
-    kept = plan.refit != 1 and plan.stale_below > 0
-    return kept or (plan.fidelity_every > 0 and number % plan.fidelity_every == 0)
+    if plan.refit != 1 and (plan.stale_below > 0 or plan.fidelity_every > 0):
+        return True
+    return plan.fidelity_every > 0 and number % plan.fidelity_every == 0
 
 
 def _estimator(plan: Schedule) -> Any:

@@ -106,9 +106,16 @@ def _hooked(
 ) -> Iterator[None]:
     from harness.influence.tap import Tap  # here, since it is a class of torch's
 
+    seen: set[str] = set()
+
     def hook(
         use: Use, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> Any:
+        if use.name in seen:
+            raise ValueError(
+                f"{use.name} runs twice in one pass; row gradients of it are not known"
+            )
+        seen.add(use.name)
         given = (args[0] if args else next(iter(kwargs.values()))).detach()
         if num_rows > 1 and out.shape[0] == 1:  # positions, say: one for all rows
             out = out.expand(num_rows, *out.shape[1:])

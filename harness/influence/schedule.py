@@ -33,9 +33,10 @@ class Schedule:
     refit: CountOrNone = 1
     """Refreshes between two fits of the estimator; 0 fits once and keeps it."""
     fidelity_every: CountOrNone = 10
-    """Refreshes between comparisons with exact row gradients, the first included; 0 for none."""
+    """Refreshes between comparisons with exact row gradients, the first included; 0 for none. A fit
+    that is kept is compared whenever it is used."""
     fidelity_rows: Count = 4
     """Rows per domain that are compared."""
     stale_below: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
-    """A fit that is kept is compared whenever it is used; if its rank correlation with exact scores
-    is below this, that is noted and it is made anew. 0 trusts it."""
+    """Where a kept fit's rank correlation with exact scores is below this, it is noted as stale and
+    made anew. 0 trusts it; EKFAC is compared with plain gradients and never near 1."""

@@ -223,6 +223,7 @@ def _fidelity(step: int) -> dict[str, Any]:
         "same_best": int(step % 120 == 0),
         "estimator_flops": 3e9,
         "scored_rows": 80,
+        "exact_query_flops": 0.5e9,
         "exact_flops": 1.5e9,
         "stale": 0,
     }

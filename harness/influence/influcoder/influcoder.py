@@ -146,7 +146,8 @@ class Influcoder:
         """Compare with the gradients of the model as it is now, on rows not trained on.
 
         `spearman` is the mean over this estimator's queries, `aggregated` that of the mean over
-        queries; `stale` is 1 where `spearman` is below `stale_below`. The mixer notes them.
+        queries; `stale` is 1 where `spearman` is below `stale_below`. For studies and for
+        attribution; a run compares by its own schedule (harness/influence/rebalancing.py).
         """
         rows = unseen(_counted(rows), fitted["trained_rows"])
         if len(rows.rows) < 3:
