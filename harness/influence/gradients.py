@@ -222,7 +222,8 @@ class _Preparation:
         per_row = 0.0
         for chunk in chunks(self.query, self.options.chunk_rows):
             # rows have one length, so the first chunk's count is every chunk's
-            with nullcontext() if self.start else counter() as counted:
+            first: Any = nullcontext() if self.start else counter()
+            with first as counted:
                 losses = backward(
                     self.view.model, chunk, self.uses, self.receive, "mean", self.options.precision
                 )
