@@ -47,11 +47,7 @@ class EstimatorContract:
 
         loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("conformance"))
         loop.view.model.set_attn_implementation("eager")  # type: ignore[operator]
-        loop.start()
-        for _ in range(8):
-            loop.step()
-        loop.close()
-        return loop
+        return tiny.stepped(loop, 8)
 
     @pytest.fixture
     def view(self, world: Any) -> RunView:

@@ -142,3 +142,12 @@ def assemble_loop(
     """Return a run's loop, ready to start or to resume what lies in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     return assemble(spec, store, folder, open_model or no_other_run, watch or Onlooker(), every)
+
+
+def stepped(loop: Loop, steps: int) -> Loop:
+    """Return the loop after its first steps, its records on the disk."""
+    loop.start()
+    for _ in range(steps):
+        loop.step()
+    loop.close()
+    return loop

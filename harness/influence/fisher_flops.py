@@ -23,15 +23,18 @@ def fit_flops(uses: list[Use], pool: Pool, options: Ekfac) -> float:
     """Return what factors and the check of their vectors cost beyond the network's passes."""
     tokens, total, once = pool.rows.targets.shape[1], 0.0, 0.0
     rotated = options.strategy in ROTATED
+    hooks = options.fitter == "hooks"
     for use in uses:
         out, size = sizes(use)
         size += bool(use.bias)
         once += 2.0 * (out**3 + size**3) * rotated
+        if hooks:
+            continue  # counted for all modules together, below
         total += 2.0 * tokens * (out**2 + size**2) * rotated
         if options.strategy != "kfac":
             total += 2.0 * tokens * out * size
             total += 2.0 * out * size * (out + size) * rotated
-    if options.fitter == "hooks":
+    if hooks:
         total = covariance_flops(uses, tokens) * rotated
         if options.strategy != "kfac":
             total += second_moment_flops(uses, tokens, rotated)

@@ -96,11 +96,6 @@ class _Landmark:
     chunk_rows: Count = 16
     """Rows per pass; scores do not depend on it."""
 
-    @property
-    def cosine(self) -> bool:
-        """Whether scores stand for cosines, or for dot products."""
-        return self.normalize
-
     def fit(self, view: View, pool: Batch, queries: Batch | None = None) -> State:
         """Return the landmarks' gradients, and the regression on their embeddings.
 

@@ -17,7 +17,7 @@ this project's own use. The optimizer has no moments for the adapter, so there i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -51,9 +51,6 @@ RATES = {SCRATCH: 1e-3}  # 5e-5 is the paper's, for encoders that were trained b
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Influcoder:
     """Cosines of embeddings that were distilled from gradients."""
-
-    cosine: ClassVar[bool] = True
-    preconditioner: ClassVar[Literal["none"]] = "none"
 
     kind: Literal["influcoder"] = "influcoder"
     encoder: Annotated[str, Field(strict=True, min_length=1)] = SCRATCH

@@ -17,13 +17,11 @@ from harness.influence.derivatives import by_forward_mode, by_hooks, eager_twin,
 from harness.influence.directional import adam_scale, norm, preconditioned
 from harness.influence.directional_estimator import Directional
 from harness.influence.directional_forms import check_rows, exact_form
-from harness.loop import Loop
 from harness.model import token_losses
 from harness.view import RunView
 from tests.conformance import EstimatorContract
 from tests.harness.influence.test_directional import exact_scores
 from tests.harness.influence.test_row_gradients import build, by_autograd, closeness, some_rows
-from tests.tiny import MakeSpec
 
 
 class TestContract(EstimatorContract):
@@ -56,25 +54,6 @@ class TestExactContract(EstimatorContract):
             return Directional(difference="forward", queries="mean")
         monkeypatch.setattr(directional_forms, "AGREEMENT", 0.0)
         return Directional(modules=("all",), preconditioner="none", queries="target")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, store: Any) -> Loop:
-    """Return a run after eight steps, so that AdamW has moments."""
-    from tests import tiny
-
-    loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("run"))
-    loop.start()
-    for _ in range(8):
-        loop.step()
-    loop.close()
-    return loop
-
-
-@pytest.fixture
-def view(trained: Loop) -> RunView:
-    """Return its view."""
-    return trained.view
 
 
 def exact(view: RunView, rows: Batch, query: Batch, scale: Direction | None) -> Tensor:

@@ -26,12 +26,10 @@ from harness.influence.ekfac import Ekfac
 from harness.influence.factor_files import load_factors, save_factors
 from harness.influence.gradients import GradDot
 from harness.influence.selection import choose
-from harness.loop import Loop
 from harness.model import build_model
 from harness.spec import Model
 from harness.view import RunView
 from tests.conformance import EstimatorContract
-from tests.tiny import MakeSpec
 
 LAST_MLP: dict[str, Any] = {"modules": ("mlp",), "last_blocks": 1}
 LLAMA: dict[str, Any] = {
@@ -41,25 +39,6 @@ LLAMA: dict[str, Any] = {
     "num_key_value_heads": 2,
     "intermediate_size": 48,
 }
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, store: Any) -> Loop:
-    """Return the tiny run after eight steps."""
-    from tests import tiny
-
-    loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("run"))
-    loop.start()
-    for _ in range(8):
-        loop.step()
-    loop.close()
-    return loop
-
-
-@pytest.fixture
-def view(trained: Loop) -> RunView:
-    """Return its view."""
-    return trained.view
 
 
 def of_llama(view: RunView) -> RunView:

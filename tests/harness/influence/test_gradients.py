@@ -15,11 +15,9 @@ from harness.api import Batch, State
 from harness.influence import factors
 from harness.influence.directional import adam_scale
 from harness.influence.gradients import GradCos, GradDot, Group, with_reduction
-from harness.loop import Loop
 from harness.model import token_losses
 from harness.view import RunView
 from tests.conformance import EstimatorContract
-from tests.tiny import MakeSpec
 
 ESTIMATORS = [
     GradDot(),
@@ -28,25 +26,6 @@ ESTIMATORS = [
     GradCos(modules=("all",)),
     GradCos(preconditioner="none", modules=("all",)),
 ]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, store: Any) -> Loop:
-    """Return a run after eight steps, so that AdamW has moments."""
-    from tests import tiny
-
-    loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("run"))
-    loop.start()
-    for _ in range(8):
-        loop.step()
-    loop.close()
-    return loop
-
-
-@pytest.fixture
-def view(trained: Loop) -> RunView:
-    """Return its view."""
-    return trained.view
 
 
 def some(view: RunView) -> tuple[Batch, Batch]:

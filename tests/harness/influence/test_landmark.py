@@ -21,11 +21,9 @@ from harness.influence.gradients import GradCos, GradDot
 from harness.influence.landmark import SEED000, HiddenLandmark, JvpLandmark
 from harness.influence.projections import CountSketch
 from harness.influence.selection import choose
-from harness.loop import Loop
 from harness.model import token_losses
 from harness.view import RunView
 from tests.conformance import EstimatorContract
-from tests.tiny import MakeSpec
 
 
 class TestJvpLandmark(EstimatorContract):
@@ -74,25 +72,6 @@ class TestTheSeedsRule(EstimatorContract):
     def estimator(self) -> Any:
         """Return what seed 000 did, but for its frozen landmarks and its weights' rule."""
         return SEED000
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, store: Any) -> Loop:
-    """Return a run after eight steps, so that AdamW has moments."""
-    from tests import tiny
-
-    loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("run"))
-    loop.start()
-    for _ in range(8):
-        loop.step()
-    loop.close()
-    return loop
-
-
-@pytest.fixture
-def view(trained: Loop) -> RunView:
-    """Return its view."""
-    return trained.view
 
 
 def scores(estimator: Any, view: RunView, pool: Batch, query: Batch, rows: Batch) -> Tensor:

@@ -13,9 +13,7 @@ from harness.influence.fidelity import spearman
 from harness.influence.gradients import GradDot
 from harness.influence.rebalancing import of_each, refresh, standard_errors
 from harness.view import RunView
-from tests import tiny
 from tests.doubles import batch_of
-from tests.tiny import MakeSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +56,6 @@ class Plan:
     fidelity_every: int = 2
     fidelity_rows: int = 5
     stale_below: float = 0.0
-
-
-@pytest.fixture(scope="module")
-def view(tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, store: Any) -> RunView:
-    """Return a run after eight steps."""
-    loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("run"))
-    loop.start()
-    for _ in range(8):
-        loop.step()
-    loop.close()
-    return loop.view
 
 
 def test_rows_by_their_place_in_their_domain() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,29 +23,8 @@ from harness.influence.second_order import (
     second_order,
     simplex_qp,
 )
-from harness.loop import Loop
 from harness.model import token_losses
 from harness.view import RunView
-from tests.tiny import MakeSpec
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, store: Any) -> Loop:
-    """Return a run after eight steps, so that AdamW has moments."""
-    from tests import tiny
-
-    loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("run"))
-    loop.start()
-    for _ in range(8):
-        loop.step()
-    loop.close()
-    return loop
-
-
-@pytest.fixture
-def view(trained: Loop) -> RunView:
-    """Return its view."""
-    return trained.view
 
 
 def doubled(view: RunView) -> RunView:
