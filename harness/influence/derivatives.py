@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from harness.api import Batch, Direction
 
-Change = Callable[[int], "Tensor"]  # the output's change along one direction
+# What adds up, row by row, to <output gradient, the output's change along one direction>.
+Product = Callable[[int, "Tensor"], "list[Tensor]"]
 # Rounding of float32 sums is 1e-5 here; a parameter that is read unseen shows in the first digits.
 COVERED = 1e-3
 
@@ -79,10 +80,10 @@ def by_hooks(model: nn.Module, rows: Batch, directions: Direction) -> Tensor:
     token = torch.zeros((), device=rows.inputs.device, requires_grad=True)
     found = torch.zeros(num_rows, num_directions, dtype=torch.float64, device=token.device)
 
-    def receive(change: Change, gradient: Tensor) -> None:
+    def receive(product: Product, gradient: Tensor) -> None:
         for q in range(num_directions):
-            product = (change(q) * gradient).reshape(num_rows, -1)
-            found[:, q] += product.sum(1).double()
+            for part in product(q, gradient):
+                found[:, q] += part.reshape(num_rows, -1).sum(1).double()
 
     with torch.enable_grad(), _tapped(model, num_rows, directions, token, receive):
         losses = row_losses(model, rows, "mean")
@@ -112,7 +113,7 @@ def _tapped(
     num_rows: int,
     directions: Direction,
     token: Tensor,
-    receive: Callable[[Change, Tensor], None],
+    receive: Callable[[Product, Tensor], None],
 ) -> Iterator[None]:
     from harness.influence.tap import Tap  # here, since it is a class of torch's
 
@@ -131,15 +132,17 @@ def _tapped(
             out = out.expand(num_rows, *out.shape[1:])
         given = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
 
-        def change(q: int) -> Tensor:
+        def product(q: int, gradient: Tensor) -> list[Tensor]:
+            mine = {key: tangent[q] for key, tangent in tangents.items()}
+            if _is_wide(module, mine):
+                return _at_input(module, given, mine, gradient)
             resting[0] = True
             try:
-                mine = {key: tangent[q] for key, tangent in tangents.items()}
-                return _output_change(module, given, mine)
+                return [_output_change(module, given, mine) * gradient]
             finally:
                 resting[0] = False
 
-        return Tap.apply(out, token, partial(receive, change))  # type: ignore[no-untyped-call]
+        return Tap.apply(out, token, partial(receive, product))  # type: ignore[no-untyped-call]
 
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     handles = []
@@ -154,6 +157,32 @@ def _tapped(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_wide(module: nn.Module, tangents: dict[str, Tensor]) -> bool:
+    """Tell whether a dense layer has more outputs than inputs, as a head has many times over."""
+    kind = kind_of(module)
+    if kind not in ("linear", "conv1d") or "weight" not in tangents:
+        return False
+    out, size = tangents["weight"].shape[:: 1 if kind == "linear" else -1]
+    return out > size
+
+
+def _at_input(
+    module: nn.Module,
+    given: tuple[tuple[Any, ...], dict[str, Any]],
+    tangents: dict[str, Tensor],
+    gradient: Tensor,
+) -> list[Tensor]:
+    """Return what adds up to <output gradient, change of the output>, taken where it is narrow."""
+    args, kwargs = given
+    first: Tensor = args[0] if args else next(iter(kwargs.values()))
+    weight = tangents["weight"] if kind_of(module) == "linear" else tangents["weight"].mT
+    back = gradient.to(torch.promote_types(gradient.dtype, torch.float32)) @ weight  # [B, T, in]
+    parts = [back * first]
+    if "bias" in tangents:
+        parts.append(gradient @ tangents["bias"].to(gradient))  # [B, T]
+    return parts
 
 
 def _output_change(

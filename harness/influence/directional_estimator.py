@@ -109,6 +109,7 @@ class Directional:
             "eps": [form.eps for form in forms],
             "relative_step": [form.relative for form in forms],
             "disagreement": [form.disagreement for form in forms],
+            "flops": [form.flops for form in forms],
         }
         state |= {name: torch.tensor(v, dtype=torch.float64) for name, v in numbers.items()}
         return {**state, "form": torch.tensor([FORMS.index(form.name) for form in forms])}
@@ -128,8 +129,13 @@ class Directional:
         exact = [q for q, form in enumerate(forms) if form.name == "vector"]
         if exact:
             stacked = {n: v if len(exact) == len(forms) else v[exact] for n, v in _along(prepared)}
+            known = forms[exact[0]].flops if len(exact) == 1 else None
             total[:, exact] = billed(
-                view, rows, self.chunk_rows, lambda chunk: by_hooks(view.model, chunk, stacked)
+                view,
+                rows,
+                self.chunk_rows,
+                lambda chunk: by_hooks(view.model, chunk, stacked),
+                known,
             ).cpu()
         for q, form in enumerate(forms):
             if form.name != "vector":
@@ -204,7 +210,9 @@ def _along(prepared: State) -> list[tuple[str, Tensor]]:
 
 
 def _forms(prepared: State) -> list[Form]:
-    columns = [prepared[name].tolist() for name in ("eps", "relative_step", "disagreement")]
+    columns = [
+        prepared[name].tolist() for name in ("eps", "relative_step", "disagreement", "flops")
+    ]
     numbers = zip(prepared["form"].tolist(), *columns, strict=True)
     return [Form(FORMS[form], *rest) for form, *rest in numbers]
 

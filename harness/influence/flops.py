@@ -1,7 +1,8 @@
 """What an estimator's own passes cost: counted by torch on the first chunk, then multiplied.
 
 Rows of one batch have one length, so what the first chunk costs per row, all do. The price is that
-the first chunk of each call runs under torch's counter, a few per cent slower.
+the first chunk of each call runs under torch's counter, which takes longer than a small model's own
+operations: who knows the cost of a row says so.
 """
 
 from __future__ import annotations
@@ -22,12 +23,21 @@ def chunks(rows: Batch, size: int) -> list[Batch]:
     return [rows.select(slice(i, i + size)) for i in range(0, len(rows.rows), size)]
 
 
-def billed(view: View, rows: Batch, size: int, compute: Callable[[Batch], Tensor]) -> Tensor:
-    """Return `compute` of every chunk of at most `size` rows, joined, and report what it costs."""
+def billed(
+    view: View,
+    rows: Batch,
+    size: int,
+    compute: Callable[[Batch], Tensor],
+    known: float | None = None,
+) -> Tensor:
+    """Return `compute` of every chunk of at most `size` rows, joined, and report what it costs.
+
+    `known` is a row's cost, where it has been counted before.
+    """
     parts: list[Tensor] = []
-    flops_per_row = 0.0
+    flops_per_row = known or 0.0
     for chunk in chunks(rows, size):
-        if parts:
+        if parts or known:
             parts.append(compute(chunk))
         else:
             with counter() as counted:
