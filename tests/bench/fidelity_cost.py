@@ -250,6 +250,14 @@ def draw(points: list[Point], path: Path, unit: str = "steps") -> None:
     plt.close(figure)
 
 
+def write(points: list[Point], path: Path) -> None:
+    """Write one line per point."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(points[0])))
+        writer.writeheader()
+        writer.writerows(asdict(p) for p in points)
+
+
 def told(points: list[Point]) -> None:
     """Print the table."""
     from rich.console import Console
@@ -288,11 +296,11 @@ def main() -> None:
     points: list[Point] = []
     with tempfile.TemporaryDirectory() as folder:
         for architecture in options.architectures:
-            points += points_of(World(Path(folder), architecture, options))
-    with (options.out / "fidelity_cost.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(points[0])))
-        writer.writeheader()
-        writer.writerows(asdict(p) for p in points)
+            for found in points_of(World(Path(folder), architecture, options)):
+                points.append(found)
+                # each as it comes: the whole takes long, and a session can end
+                write(points, options.out / "fidelity_cost.csv")
+                print(f"{found.architecture}: {found.arm} {found.landmarks}", flush=True)
     draw(points, options.out / "fidelity_cost.svg")
     told(points)
 
