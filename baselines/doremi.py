@@ -11,16 +11,23 @@ sangmichaelxie/doremi (doremi/trainer.py at 7cde52d).
    alpha = (1 - c) alpha' + c / K. The proxy's loss weighs each row by the new alpha of its domain
    over its sampling weight.
 3. The main model trains on the mean of alpha over all steps, the first (uniform) one included.
+With several rounds, that mean becomes the reference weights of the next (section 3.1).
 
-Defaults: eta 1, c 1e-3 (Algorithm 1; the official script's `reweight_eps`), one round.
-Cost: the reference run, the proxy run, and a forward of the reference on every proxy row: 2.33
-runs of the proxy's size on top of the main one (3.33 in all where the proxy is as large).
-Deviations: the proxy has the main model's size unless `proxy_size` says otherwise (the paper's
-is smaller); a proxy size is a preset and takes over nothing of the main model's `config`. Reference
-and proxy train for the main run's steps. The proxy's loss is divided by the sum of weights over all
-tokens of the batch, as in the official code; the paper's objective averages within each domain
-first. With micro-batches, alpha sees the whole batch at once, as in the paper; the official code
-uses the value of the previous step there.
+Copies that circulate are named variants, so that you can see what they would have reported:
+`domain_clip` takes the mean of the excess before it is clipped (a domain whose proxy is ahead of
+its reference on average then counts for nothing), `eta_0.1` and `eta_0.01` are the step sizes of
+the DoGE and Aioli repositories, whose DoReMi has both (`domain_clip_eta_0.1`,
+`domain_clip_eta_0.01`).
+
+Needs: a reference run and a proxy run per round. Cost: both, and a forward of the reference on
+every proxy row: 2.33 runs of the proxy's size on top of the main one (3.33 in all where the proxy
+is as large). Defaults: eta 1, c 1e-3 (Algorithm 1; the official script's `reweight_eps`), one
+round. Deviations: the proxy has the main model's size unless `proxy_size` says otherwise (the
+paper's is smaller); a proxy size is a preset and takes over nothing of the main model's `config`.
+Reference and proxy train for the main run's steps unless `proxy_steps` says otherwise. The proxy's
+loss is divided by the sum of weights over all tokens of the batch, as in the official code; the
+paper's objective averages within each domain first. With micro-batches, alpha sees the whole batch
+at once, as in the paper; the official code uses the value of the previous step there.
 """
 
 from __future__ import annotations
@@ -31,54 +38,69 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from baselines.proxies import CONFIG, Count, Positive, Proxied, static_at
 from baselines.static import Static
 from harness.api import Mixer
-from harness.domains import domain_mean, uniform
+from harness.domains import domain_mean, exponentiated, uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.api import Batch, State, View
 
-_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+Clip = Literal["token", "domain"]
+VARIANTS: dict[str, tuple[Clip, float]] = {
+    "paper": ("token", 1.0),
+    "domain_clip": ("domain", 1.0),
+    "eta_0.1": ("token", 0.1),
+    "eta_0.01": ("token", 0.01),
+    "domain_clip_eta_0.1": ("domain", 0.1),
+    "domain_clip_eta_0.01": ("domain", 0.01),
+}
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class DoReMi(Mixer):
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class DoReMi(Proxied):
     """Reference run, proxy run, then a static main run at the proxy's average weights."""
 
-    eta: Annotated[float, Field(strict=True, gt=0)] = 1.0
-    """Step size of the exponentiated-gradient update on alpha."""
+    variant: Literal[
+        "paper", "domain_clip", "eta_0.1", "eta_0.01", "domain_clip_eta_0.1", "domain_clip_eta_0.01"
+    ] = "paper"
+    """The paper's, or a copy that circulates."""
+    eta: Positive | None = None
+    """Step size of the exponentiated-gradient update on alpha; unset for the variant's."""
+    rounds: Count = 1
+    """Times that reference and proxy are trained, each from the weights of the one before."""
     c: Annotated[float, Field(strict=True, ge=0, lt=1)] = 1e-3
     """Smoothing of alpha towards uniform."""
     reference: Literal["natural", "uniform"] = "natural"
     """Weights that the reference model trains on."""
-    proxy_size: Literal["nano", "micro", "mini", "small", "124m", "350m", "1b"] | None = None
-    """Model size of reference and proxy; unset for the main model's own."""
 
     def plan(self, spec: Any, run: Callable[[Any], Any]) -> Any:
-        """Train reference and proxy, then the main run on the proxy's mean alpha."""
-        model = spec.model
-        if self.proxy_size is not None:
-            model = replace(model, size=self.proxy_size, config={})
-        small = replace(spec, model=model)
-        reference = run(small.auxiliary("reference", mixer=Static(weights=self.reference)))
-        mixer = DoReMiProxy(eta=self.eta, c=self.c, reference=reference.run_id)
-        proxy = run(small.auxiliary("proxy", mixer=mixer))
-        mean = proxy.state["alpha_sum"] / proxy.state["alpha_sum"].sum()
-        weights = dict(zip(proxy.domains, mean.tolist(), strict=True))
-        return run(replace(spec, mixer=Static(weights=weights)))
+        """Train reference and proxy, as often as asked; then the main run on the mean alpha."""
+        small, weights = self.small(spec), Static(weights=self.reference)
+        clip, eta = VARIANTS[self.variant]
+        for i in range(self.rounds):
+            number = f" {i + 1}" if self.rounds > 1 else ""
+            reference = run(small.auxiliary(f"reference{number}", mixer=weights))
+            settings = {"eta": self.eta or eta, "c": self.c, "clip": clip}
+            mixer = DoReMiProxy(reference=reference.run_id, **settings)
+            proxy = run(small.auxiliary(f"proxy{number}", mixer=mixer))
+            mean = proxy.state["alpha_sum"] / proxy.state["alpha_sum"].sum()
+            weights = static_at(mean, proxy.domains)
+        return run(replace(spec, mixer=weights))
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class DoReMiProxy(Mixer):
     """The proxy run: uniform sampling, rows weighted by the current alpha of their domain."""
 
     eta: float
     c: float
+    clip: Clip = "token"
     reference: str
     """Run id of the reference model."""
     reweights: ClassVar[bool] = True
@@ -98,11 +120,12 @@ class DoReMiProxy(Mixer):
         """Update alpha by the batch's excess losses; return each row's new alpha_k * K."""
         num_domains = len(view.domains)
         reference = view.token_losses(batch, model=view.finished(self.reference))  # [B, T]
-        excess = (losses - reference).clamp(min=0)  # per token, before any mean
-        state["excess"] = domain_mean(
-            excess, batch.domains, num_domains, state["excess"], batch.mask
-        )
-        alpha = torch.softmax(state["alpha"].log() + self.eta * state["excess"], 0)
+        excess = losses - reference
+        if self.clip == "token":  # before any mean
+            excess = excess.clamp(min=0)
+        means = domain_mean(excess, batch.domains, num_domains, state["excess"], batch.mask)
+        state["excess"] = means.clamp(min=0)  # changes nothing where tokens are clipped
+        alpha = exponentiated(state["alpha"], self.eta * state["excess"])
         state["alpha"] = (1 - self.c) * alpha + self.c / num_domains
         state["alpha_sum"] = state["alpha_sum"] + state["alpha"]
         row_weight = state["alpha"] * num_domains  # over the uniform sampling weight

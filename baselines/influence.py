@@ -10,7 +10,7 @@ into weights by one of
                   robust objective of Influence Distillation (arXiv:2505.19051), with domains tied;
                   Q = 0 unless `second_order` (harness/influence/second_order.py)
   seed000:        shift by the lowest, normalize, clip to [.01, .9], normalize
-then held between floor and cap, except for seed000.
+then held between floor and cap, except for seed000 (harness/influence/rule.py).
 
 Estimators, in harness/influence: `directional`, `grad_dot`, `grad_cos` and `group` are exact,
 `jvp_landmark` is Influence Distillation's own, `hidden_landmark` the same without its derivative;
@@ -23,9 +23,14 @@ fine-tuning rows. z-scores make temperature and strength mean the same at every 
 how far apart the domains are is forgotten, so scores that are only noise still move the weights.
 Their standard errors are recorded; `standardize = false` keeps the scores' own scale.
 
-Cost per refresh at the defaults, in rows of a training step: one gradient on the probe rows, and a
-third for each of two forwards of every candidate. Deviations: first order unless `second_order`;
-candidates are drawn uniformly from each domain, off the training stream.
+`permute_domains` is a control: each domain gets the score of another one, the same throughout a
+run, so that weights move as the scores do and for no reason.
+
+Needs: probe rows of the target. Cost: at each refresh, by the defaults, a gradient on the probe
+rows and two forward passes of every candidate. Defaults: every 100 steps, 16 candidate rows per
+domain, 32 probe rows per target domain, softmax at temperature 1, floor .02. Deviations: first
+order unless `second_order`; candidates are drawn uniformly from each domain, off the training
+stream.
 """
 
 from __future__ import annotations
@@ -38,46 +43,36 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from harness.api import Mixer
-from harness.domains import bounded, domain_mean, min_shifted, standardized, uniform
+from harness.domains import bounded, deranged, domain_mean, standardized, uniform
 from harness.influence.estimators import SEED000
 from harness.influence.rebalancing import Refreshed, refresh, standard_errors
+from harness.influence.rule import Rule, Share
 from harness.influence.schedule import Schedule
-from harness.influence.second_order import of_domains, simplex_qp
+from harness.influence.second_order import of_domains
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.api import State, View
 
-Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
-Positive = Annotated[float, Field(strict=True, gt=0)]
 Switch = Annotated[bool, Field(strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Influence(Schedule, Mixer):
+class Influence(Schedule, Rule, Mixer):
     """Domain weights from the influence of their rows on the target's probe set."""
 
     standardize: Switch = True
     """z-score over domains, so that temperature and strength mean the same at every refresh."""
     memory: Share = 0.0
     """Weight of the earlier refreshes in the moving average of the scores."""
-    rule: Literal["softmax", "exponentiated", "qp", "seed000"] = "softmax"
-    temperature: Positive = 1.0
-    """For softmax and exponentiated; smaller follows the scores more sharply."""
-    strength: Positive = 4.0
-    """For qp: pull towards the anchor (lambda)."""
-    anchor: Literal["current", "start"] = "current"
-    """For qp: the mixture that the pull is towards."""
     second_order: Switch = False
     """For qp by the directional estimator: how the domains' steps, at the rate of the step before,
     bend the probe loss together."""
     start: Literal["uniform", "natural"] = "uniform"
     """The mixture before the first refresh."""
-    floor: Share = 0.02
-    """No domain gets less."""
-    cap: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
-    """No domain gets more."""
+    permute_domains: Switch = False
+    """A control: give each domain another one's score."""
 
     @model_validator(mode="before")
     @classmethod
@@ -91,26 +86,21 @@ class Influence(Schedule, Mixer):
 
     def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:
         """Refuse bounds between which there is no mixture, and a bend without its slope."""
-        if not self.floor * len(domains) <= 1 <= self.cap * len(domains):
-            raise ValueError(
-                f"floor {self.floor} and cap {self.cap} leave no mixture of {len(domains)} domains"
-            )
+        self.check_bounds(len(domains))
         one = self.estimator
         whole = one.kind == "directional" and not one.modules and one.reduction == "mean"
         if self.second_order and not (self.rule == "qp" and whole):
             fix = 'set rule = "qp" and the directional estimator of all parameters'
             raise ValueError(f"second_order: {self.rule} by {one.kind}; {fix}")
-        landmarks = getattr(one, "landmarks", 0)
-        pool = len(domains) * (self.pool_rows or self.rows)
-        if landmarks > pool:
-            fix = "raise pool_rows or rows, or lower landmarks"
-            raise ValueError(f"estimator.landmarks: {landmarks}, of a pool of {pool} rows; {fix}")
+        self.check_pool(len(domains))
 
     def init(self, view: View) -> State:
         """Start from the chosen mixture, without scores."""
         weights = self._start(view)
-        scores = torch.zeros_like(weights)
-        return {"weights": weights, "scores": scores, "refreshes": torch.tensor(0)}
+        state = {"weights": weights, "scores": torch.zeros_like(weights)}
+        if self.permute_domains:
+            state["permutation"] = deranged(view.domains, view.rng)
+        return {**state, "refreshes": torch.tensor(0)}
 
     def propose(self, view: View, state: State) -> Tensor:
         """Return the weights [K], refreshed when it is time."""
@@ -131,10 +121,13 @@ class Influence(Schedule, Mixer):
         scores = standardized(slope) if self.standardize else slope
         if self.standardize:  # in the units that the scores are in now; where they are equal, 0
             bend = bend / slope.std(correction=0) if bool(scores.any()) else torch.zeros_like(bend)
+        if self.permute_domains:
+            scores = scores[state["permutation"]]
+            bend = bend[state["permutation"]][:, state["permutation"]]
         memory = self.memory if number else 0.0
         state["scores"] = memory * state["scores"] + (1 - memory) * scores
         state["refreshes"] = torch.tensor(number + 1)
-        state["weights"] = self._update(view, state, bend)
+        state["weights"] = self.updated(state["scores"], state["weights"], self._start(view), bend)
         errors = standard_errors(found.scores, found.rows, num_domains)
         facts = {"raw_scores": raw.tolist(), "standard_errors": errors}
         facts |= {name: state[name].tolist() for name in ("scores", "weights")}
@@ -149,16 +142,3 @@ class Influence(Schedule, Mixer):
         terms = of_domains(view, found.rows, found.query, self.estimator.preconditioner)
         rate = float(view.optimizer.param_groups[0]["lr"])
         return raw - rate * terms.drift, rate * terms.curvature
-
-    def _update(self, view: View, state: State, bend: Tensor) -> Tensor:
-        """Return the weights [K] that follow from the scores; `bend` [K, K] is qp's rate * Q."""
-        scores = state["scores"]
-        if self.rule == "seed000":
-            return min_shifted(scores)
-        if self.rule == "qp":
-            anchor = state["weights"] if self.anchor == "current" else self._start(view)
-            return simplex_qp(scores, bend, self.strength, anchor, self.floor, self.cap).weights
-        logits = scores / self.temperature
-        if self.rule == "exponentiated":
-            logits = logits + state["weights"].clamp(min=1e-300).log()
-        return bounded(torch.softmax(logits, 0), self.floor, self.cap)

@@ -1,12 +1,11 @@
 """Static mixtures: the same sampling weights at every step.
 
-Uniform and natural weights are the baselines of every mixing paper; temperature sampling is
-p_k proportional to q_k^(1/tau) with natural proportions q (multilingual BERT and mT5's form,
-arXiv:2010.11934, section 3.1, where the exponent is called alpha = 1/tau). `target` puts a share
-on the target domains and spreads the rest equally: share 1 trains on the target alone, share 0.5
-is the control that any targeted method has to beat.
+Uniform and natural weights are the baselines of every mixing paper; `temperature` flattens natural
+proportions q to p_k proportional to q_k^(1/tau) (see the method `temperature`). `target` puts a
+share on the target domains and spreads the rest equally: share 1 trains on the target alone, share
+0.5 is the control that any targeted method has to beat.
 
-Defaults: uniform. Cost: none. Deviations: none.
+Needs: nothing. Cost: none. Defaults: uniform. Deviations: none.
 """
 
 from __future__ import annotations

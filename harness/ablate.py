@@ -50,7 +50,7 @@ class Cells:
         cell = next(c for c in self.content["arms"][label]["runs"] if c["seed"] == seed)
         pairs = [{"run_id": run_id, "role": role} for run_id, role in outcome.auxiliary]
         cell |= {"status": outcome.status, "run_id": outcome.run_id, "reason": outcome.reason}
-        cell["auxiliary"] = pairs
+        cell |= {"auxiliary": pairs, "shown": list(outcome.shown)}
         self.save()
 
     def save(self) -> None:
@@ -154,7 +154,7 @@ def run_ablation(
 
         display.open(len(tasks), len(found))
         for task, carried in found.items():
-            done = Outcome("finished", carried.main, carried.auxiliary)
+            done = Outcome("finished", carried.main, carried.auxiliary, carried.shown)
             cells.settle(task.label, task.seed, done)
             mirror.replay(out / "runs" / carried.main, ablation.name, task.label)
             for run_id, _ in carried.auxiliary:
@@ -190,19 +190,24 @@ def _grid(site: Site, workers: int, display: Display, notices: _Notices) -> Iter
 
 
 def _longest_first(tasks: list[Task]) -> list[Task]:
-    """Put plans of several runs before single runs, so that no core idles at the end."""
+    """Put plans of several runs before single runs, so that no core idles at the end.
 
-    def is_single(task: Task) -> bool:
-        return type(task.spec.mixer).plan is Mixer.plan
+    What looks at other arms comes last: those arms' runs are then there, or another worker's.
+    """
 
-    return sorted(tasks, key=is_single)
+    def order(task: Task) -> tuple[bool, bool]:
+        mixer = task.spec.mixer
+        return bool(mixer.others()), type(mixer).plan is Mixer.plan
+
+    return sorted(tasks, key=order)
 
 
 def _cells(ablation: Ablation, out: Path, store: TokenStore, model_id: str, command: str) -> Cells:
     path, spec = ablation_path(ablation, out), plain(ablation)
     path.parent.mkdir(exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    pending: dict[str, Any] = {"status": "pending", "run_id": None, "reason": None, "auxiliary": []}
+    pending: dict[str, Any] = {"status": "pending", "run_id": None, "reason": None}
+    pending |= {"auxiliary": [], "shown": []}
     content = {
         "schema": SCHEMA,
         "name": ablation.name,

@@ -69,6 +69,10 @@ class View(Protocol):
         """Natural token proportions [K], sum 1."""
 
     @property
+    def train_rows(self) -> Tensor:
+        """Train rows of each trained domain [K] int64; drawing more repeats some."""
+
+    @property
     def seen(self) -> Tensor:
         """Rows drawn so far [K] int64."""
 
@@ -119,9 +123,24 @@ class View(Protocol):
 class Mixer:
     """Inner loop. Subclasses are frozen dataclasses: hyperparameters only, no hidden state."""
 
-    reweights: ClassVar[bool] = (
-        False  # True: `observe` changes the loss, so it runs before backward
-    )
+    reweights: ClassVar[bool] = False
+    """True: `observe` changes the loss, so it runs before backward."""
+    is_control: ClassVar[bool] = False
+    """True: an arm of it is descriptive unless the spec says otherwise."""
+    tunes: ClassVar[bool] = False
+    """True: its plan chooses settings on the tuning set, as a sweep does, and may ask for that."""
+
+    def bind(self, arms: Mapping[str, Mixer]) -> Mixer:
+        """Return this mixer with labels of other arms replaced by those arms' mixers.
+
+        Called when a spec is read; `arms` holds the other arms, bound. ValueError where a label is
+        none of them. What is bound is part of a run's identity, the label is not.
+        """
+        return self
+
+    def others(self) -> tuple[Mixer, ...]:
+        """Return the mixers of other arms that the plan looks at: shown with it, never billed."""
+        return ()
 
     def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:
         """Raise ValueError where the settings do not fit these trained domains and targets.
@@ -155,9 +174,10 @@ class Mixer:
         """Outer loop: RunSpec -> RunResult of the main run, after any runs the method needs.
 
         `run` is memoized by content, so a restarted plan replays for free; every distinct run it
-        asks for is billed to the method. Runs before the main one come from `spec.auxiliary(...)`:
-        they are trained like any other, and nothing held out is computed on them. A result shows
-        probe losses, mixer state and the weights [S, K] it sampled with; never tuning or held-out.
+        asks for is billed to the method, but those of `others()`. Runs before the main one come
+        from `spec.auxiliary(...)`: they are trained like any other, and nothing held out is
+        computed on them. A result shows probe losses, mixer state, train rows and the weights
+        [S, K] it sampled with; never held-out losses, and tuning losses where the mixer `tunes`.
         """
         return run(replace(spec, mixer=self))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from harness.evaluate import Evaluator
 from harness.loop import Loop, Watch
 from harness.model import RowFlops, build_model, count_row_flops
 from harness.optim import build_optimizer
+from harness.spec import Evaluation
 from harness.stream import Shelf, Stream
 from harness.view import RunView
 
@@ -98,6 +100,27 @@ def prepare_torch(spec: RunSpec) -> None:
     torch.use_deterministic_algorithms(True)
     # deterministic mode would also fill every new tensor with NaN, which costs time and no bit
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def train_rows(store: TokenStore, tokens: int) -> dict[str, int]:
+    """Return how many rows of `tokens` targets each trained domain has to train on."""
+    shelf = _shelf(store, "train", store.trained, tokens)
+    return {domain: shelf.num_rows(domain) for domain in store.trained}
+
+
+def measure(loop: Loop, store: TokenStore) -> dict[str, dict[str, float] | None]:
+    """Return what the spec wants measured for a plan after the last step, billed to the method."""
+    spec, tuning = loop.spec, None
+    if spec.measure_tuning:
+        rows = spec.evaluation.rows if spec.evaluation else Evaluation().rows
+        plan = Evaluation(rows=rows, splits=("tuning",))
+        evaluator = _evaluator(replace(spec, evaluation=plan), store, loop.view.row_flops, 32)
+        assert evaluator is not None
+        with loop.meter.section("mixer", synchronize=True):
+            found = evaluator.evaluate(loop.view.model, loop.meter, account="mixer")
+        tuning = {one["domain"]: one["nats_per_token"] for one in found}
+    probes = loop.measure_probes() if spec.measure_probes else None
+    return {"probe_losses": probes, "tuning_losses": tuning}
 
 
 def _shelf(store: TokenStore, split: str, domains: Iterable[str], tokens: int) -> Shelf:

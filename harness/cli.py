@@ -28,6 +28,7 @@ from harness.forms import (
     Doctor,
     Export,
     Init,
+    Methods,
     Plan,
     Run,
     Show,
@@ -109,6 +110,8 @@ def _carry_out(command: Any, console: Console) -> int:
 
         print(script(overview(), command.shell))
         return 0
+    if isinstance(command, Methods):
+        return _methods(command, console)
     if not command.folder.is_dir():
         raise SpecError(f"{command.folder}: no such folder; give the --out of a run")
     if isinstance(command, Export):
@@ -119,6 +122,19 @@ def _carry_out(command: Any, console: Console) -> int:
         show(command.folder, console)
         return 0
     _report(command.folder, command.name, console, command.wandb_mode)
+    return 0
+
+
+def _methods(command: Methods, console: Console) -> int:
+    from harness.commands.methods import describe_method, list_methods
+
+    if command.name is None:
+        list_methods(registered(), console)
+        return 0
+    try:
+        describe_method(command.name, find_method(command.name), console)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
     return 0
 
 
@@ -201,10 +217,16 @@ def _report(folder: Path, name: str | None, console: Console, wandb_mode: str | 
     publish_report(folder, evidence.name, list(paths), trackers, wandb_mode, say)
 
 
-def find_method(name: str) -> type:
-    """Return the class of a method: a registered name, or `module:Class` from anywhere."""
+def registered() -> dict[str, type]:
+    """Return the registered methods by name, without importing torch."""
     with deferred("torch"):
         methods: dict[str, type] = importlib.import_module("baselines").METHODS
+    return methods
+
+
+def find_method(name: str) -> type:
+    """Return the class of a method: a registered name, or `module:Class` from anywhere."""
+    methods = registered()
     if name in methods:
         return methods[name]
     module, colon, attribute = name.partition(":")

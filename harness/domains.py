@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 
@@ -73,6 +75,11 @@ def domain_mean(
     return torch.where(torch.from_numpy(counts > 0), means, empty.to(torch.float64))
 
 
+def exponentiated(weights: Tensor, gains: Tensor) -> Tensor:
+    """Return weights [K] in proportion to weights * exp(gains), sum 1: what is 0 stays 0."""
+    return torch.softmax(weights.log() + gains, 0)
+
+
 def _check_bounds(num_domains: int, floor: float, cap: float) -> None:
     # a bound of exactly 1/K may be off by a rounding
     if not floor * num_domains <= 1 + 1e-12 or not cap * num_domains >= 1 - 1e-12:
@@ -116,6 +123,18 @@ def standardized(scores: Tensor) -> Tensor:
     spread = scores.std(correction=0)
     rounding = 1e-12 * scores.abs().max()  # equal scores may differ from their own mean by an ulp
     return torch.where(spread > rounding, (scores - scores.mean()) / spread.clamp(min=1e-300), 0.0)
+
+
+def deranged(domains: tuple[str, ...], rng: Callable[[str], torch.Generator]) -> Tensor:
+    """Return a permutation [K] that leaves no domain in place, where there are two or more.
+
+    It is one cycle through the domains in an order that is drawn by their names.
+    """
+    keys = [float(torch.rand(1, generator=rng(f"derange {domain}"))) for domain in domains]
+    order = torch.tensor(keys).argsort(stable=True)
+    permutation = torch.empty_like(order)
+    permutation[order] = order.roll(1)
+    return permutation
 
 
 def min_shifted(scores: Tensor, low: float = 0.01, high: float = 0.9) -> Tensor:

@@ -2,8 +2,8 @@
 
 Bits per byte divide by the UTF-8 bytes of the targets that count, so that tokenizers compare. The
 end-of-text token of a BPE trained here is a target with no bytes: knowing where a document ends is
-part of predicting it. Only the loop holds an evaluator; no method, auxiliary run or trial can reach
-it.
+part of predicting it. Only the loop holds an evaluator, and no method can reach it; the one run
+without a loop's evaluator that is measured is a tuning plan's, on the tuning set alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from harness.api import Batch
     from harness.corruption import Corruption
-    from harness.cost import Meter
+    from harness.cost import Account, Meter
     from harness.model import RowFlops
     from harness.stream import Shelf
 
@@ -51,17 +51,21 @@ class Evaluator:
     precision: str
     corruption: Corruption | None = None
 
-    def evaluate(self, model: nn.Module, meter: Meter) -> list[dict[str, Any]]:
-        """Return one record for each split and domain."""
-        return [
-            {"split": split, "domain": domain, **self._measure(model, split, domain, meter)}
-            for split in self.shelves
-            for domain in self.domains
-        ]
+    def evaluate(
+        self, model: nn.Module, meter: Meter, account: Account = "eval"
+    ) -> list[dict[str, Any]]:
+        """Return one record for each split and domain; `account` pays."""
+        found = []
+        for split in self.shelves:
+            for domain in self.domains:
+                measured, flops = self._measure(model, split, domain)
+                meter.charge(account, flops, int(measured["num_tokens"]))
+                found.append({"split": split, "domain": domain, **measured})
+        return found
 
     def _measure(
-        self, model: nn.Module, split: str, domain: str, meter: Meter
-    ) -> dict[str, float | int]:
+        self, model: nn.Module, split: str, domain: str
+    ) -> tuple[dict[str, float | int], float]:
         shelf = self.shelves[split]
         telling = shelf.telling_rows(domain)
         size = len(telling)
@@ -77,15 +81,15 @@ class Evaluator:
             num_tokens += int(batch.mask.sum())
             spans = bytes_of_targets(self.num_bytes[split][domain], batch.rows, shelf.tokens)
             num_bytes += int(spans[batch.mask.cpu().numpy()].sum(dtype=np.int64))
-        meter.charge("eval", self.row_flops.forward * len(rows), num_tokens)
         if not math.isfinite(nats):
             raise FloatingPointError(f"the loss on domain {domain!r} is {nats} at evaluation")
-        return {
+        measured = {
             "nats_per_token": nats / num_tokens,
             "bits_per_byte": nats / math.log(2) / num_bytes,
             "num_tokens": num_tokens,
             "num_bytes": num_bytes,
         }
+        return measured, self.row_flops.forward * len(rows)
 
     def _noise(self, split: str, domain: str, rows: int, tokens: int) -> Tensor:
         """Return what hides the same tokens in every arm, seed and step; empty where none are."""

@@ -152,6 +152,19 @@ class Doctor:
 
 
 @dataclass(frozen=True)
+class Methods:
+    """List mixing methods and controls: paper, what each needs, what it costs.
+
+    With a name: how it works, what it deviates in, and its settings, for `[arms.LABEL.settings]`.
+
+    Example: steelyard methods doremi
+    """
+
+    name: Annotated[str | None, *positional("METHOD")] = None
+    """A method of the list, or module:Class of your own."""
+
+
+@dataclass(frozen=True)
 class Completion:
     """Print what completes commands and options in your shell.
 
@@ -166,6 +179,7 @@ COMMANDS: dict[str, type] = {
     "init": Init,
     "plan": Plan,
     "run": Run,
+    "methods": Methods,
     "show": Show,
     "report": Report,
     "export": Export,

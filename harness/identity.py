@@ -23,11 +23,17 @@ from harness.api import Mixer
 def describe(mixer: Mixer) -> dict[str, Any]:
     """Return a mixer's identity: its class, its settings and a digest of the code behind it."""
     cls = type(mixer)
+    settings = {f.name: getattr(mixer, f.name) for f in fields(mixer)}
     return {
         "class": f"{cls.__module__}:{cls.__qualname__}",
-        "settings": to_json({f.name: getattr(mixer, f.name) for f in fields(mixer)}),
+        "settings": {name: _plain(value) for name, value in settings.items()},
         "code": _code(cls.__module__),
     }
+
+
+def _plain(setting: Any) -> Any:
+    """Return a setting as JSON values; a mixer among them, of another arm, by its identity."""
+    return describe(setting) if isinstance(setting, Mixer) else to_json(setting)
 
 
 @cache  # read once, near the import: a file that is edited later is not what runs

@@ -105,6 +105,7 @@ class Loop:
         if saved is None:
             with self.meter.section("mixer"):
                 self.state = self.spec.mixer.init(self.view)
+            self._write_notes()  # a checkpoint before the first step must not lose them
             self._evaluate_if_due()
             return
         self.view.step = saved["step"]
@@ -137,6 +138,11 @@ class Loop:
         self._writer.write(record)
         self.watch.record(record)
 
+    def _write_notes(self) -> None:
+        for note in self.view.notes:
+            self.write(note)
+        self.view.notes.clear()
+
     def step(self) -> None:
         """Take one optimizer step and record it."""
         view, spec, meter = self.view, self.spec, self.meter
@@ -155,9 +161,7 @@ class Loop:
             meter.charge("train", sum(view.row_flops) * spec.batch.rows, batch.targets.numel())
         view.step += 1
         with meter.section("save"):
-            for note in view.notes:
-                self.write(note)
-            view.notes.clear()
+            self._write_notes()
             self.write(self._describe_step(batch, losses, weights, loss, rate, norm))
             self._check_repetitions()
 

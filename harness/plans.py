@@ -18,14 +18,15 @@ class Carried:
     """A plan's main run, and the other distinct runs that it asked for, with their roles."""
 
     main: str
-    auxiliary: tuple[tuple[str, str], ...]  # (run id, role)
+    auxiliary: tuple[tuple[str, str], ...]  # (run id, role), billed
+    shown: tuple[str, ...] = ()  # run ids of other arms that the plan looked at, billed to those
 
 
 def remember(out: Path, spec: RunSpec, carried: Carried) -> None:
     """Write down what the plan of `spec` led to."""
     (out / "plans").mkdir(exist_ok=True)
     pairs = [{"run_id": run_id, "role": role} for run_id, role in carried.auxiliary]
-    content = {"main": carried.main, "auxiliary": pairs}
+    content = {"main": carried.main, "auxiliary": pairs, "shown": carried.shown}
     write_json(out / "plans" / f"{spec.run_id}.json", content)
 
 
@@ -35,8 +36,9 @@ def recall(out: Path, spec: RunSpec) -> Carried | None:
     if plan is None:
         return None
     others = tuple((run["run_id"], run["role"]) for run in plan["auxiliary"])
-    for run_id in (plan["main"], *(run_id for run_id, _ in others)):
+    shown = tuple(plan.get("shown", ()))
+    for run_id in (plan["main"], *(run_id for run_id, _ in others), *shown):
         header = read_json(out / "runs" / run_id / HEADER)
         if header is None or header["status"] != "finished":
             return None
-    return Carried(plan["main"], others)
+    return Carried(plan["main"], others, shown)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from harness.api import Mixer
 from harness.errors import SpecError
 from harness.files import read_json
 from harness.identity import describe
@@ -102,7 +103,9 @@ def plain(ablation: Ablation) -> dict[str, Any]:
 
 def _plain_arm(arm: Arm) -> dict[str, Any]:
     values = {f.name: getattr(arm, f.name) for f in fields(arm)}
-    return {**values, "settings": describe(arm.settings)["settings"]}
+    fixed = type(arm.settings).foresee is not Mixer.foresee  # weights that nobody had to compute
+    settled = {"control": arm.is_control, "fixed": fixed}
+    return {**values, **settled, "settings": describe(arm.settings)["settings"]}
 
 
 def ablation_path(ablation: Ablation, out: Path) -> Path:

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from harness.api import Mixer
+from harness.binding import bound
 from harness.errors import SpecError
 from harness.identity import digest
 from harness.shapes import estimate_parameters
@@ -28,6 +30,7 @@ def resolve(
     `model_id` is the fingerprint of `model.source`, which is a local folder by now.
     """
     device = _device(ablation)
+    mixers = bound({label: arm.settings for label, arm in ablation.arms.items()})
     shared = {
         "corpus": ablation.corpus,
         "model": ablation.model,
@@ -46,16 +49,16 @@ def resolve(
         "engine": engine(),
     }
     return {
-        (label, seed): _run_spec(shared, label, arm, seed)
+        (label, seed): _run_spec(shared, mixers[label], label, arm, seed)
         for label, arm in ablation.arms.items()
         for seed in ablation.seeds
     }
 
 
-def _run_spec(shared: dict[str, object], label: str, arm: Arm, seed: int) -> RunSpec:
+def _run_spec(shared: dict[str, object], mixer: Mixer, label: str, arm: Arm, seed: int) -> RunSpec:
     # keyed, not added: seed 0 + 1 would give this arm the order of the baseline's seed 1
     data_seed = seed if arm.data_seed is None else int(digest(f"{seed}/{arm.data_seed}"), 16) >> 1
-    return RunSpec(**shared, mixer=arm.settings, label=label, seed=seed, data_seed=data_seed)  # type: ignore[arg-type]
+    return RunSpec(**shared, mixer=mixer, label=label, seed=seed, data_seed=data_seed)  # type: ignore[arg-type]
 
 
 def num_steps(ablation: Ablation) -> int:

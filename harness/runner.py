@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from harness import checkpoint
-from harness.assemble import assemble
+from harness.assemble import assemble, measure, train_rows
 from harness.data_warnings import warnings_of_run
 from harness.files import read_json, write_json
 from harness.loop import InterruptedRunError, Loop, RunFailedError, Watch
@@ -42,13 +42,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a plan may know of a finished run; nothing of its tuning or held-out losses."""
+    """What a plan may know of a finished run; nothing held out."""
 
     run_id: str
     domains: tuple[str, ...]  # the K trained domains, in the order of every [K] tensor
     state: State  # the mixer's, after the last step
     weights: Tensor  # [S, K] that each step's batch was drawn with
-    probe_losses: dict[str, float] | None  # nats per token, where the spec has measure_probes
+    train_rows: dict[str, int]  # of each trained domain
+    probe_losses: dict[str, float] | None = None  # nats per token, where the spec measures them
+    tuning_losses: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,15 @@ class Runner:
     def carry_out(self, spec: RunSpec) -> Carried:
         """Execute the plan of the spec's mixer; the run it returns is the main run."""
         asked: dict[str, RunSpec] = {}
+        shown = self._carry_out_others(spec)
 
         def run(wanted: RunSpec) -> RunResult:
-            asked[wanted.run_id] = wanted
+            if wanted.measure_tuning and not spec.mixer.tunes:
+                raise RuntimeError(
+                    f"{type(spec.mixer).__name__}.plan asks for the tuning set; set tunes = True"
+                )
+            if wanted.run_id not in shown:
+                asked[wanted.run_id] = wanted
             return self.ensure(wanted)
 
         main = spec.mixer.plan(spec, run)
@@ -76,9 +84,18 @@ class Runner:
                 "it; make the runs before it by spec.auxiliary(...)"
             )
         others = tuple((i, wanted.label) for i, wanted in asked.items() if i != main.run_id)
-        carried = Carried(main.run_id, others)
+        carried = Carried(main.run_id, others, tuple(shown))
         remember(self.out, spec, carried)
         return carried
+
+    def _carry_out_others(self, spec: RunSpec) -> dict[str, None]:
+        """Carry out the arms that the plan of `spec` looks at; return the ids of their runs."""
+        found: dict[str, None] = {}
+        for mixer in spec.mixer.others():
+            carried = self.carry_out(replace(spec, mixer=mixer))
+            ids = (carried.main, *(run_id for run_id, _ in carried.auxiliary), *carried.shown)
+            found |= dict.fromkeys(ids)
+        return found
 
     def ensure(self, spec: RunSpec) -> RunResult:
         """Return the run of `spec`, finished: from disk, resumed, or trained now."""
@@ -102,14 +119,13 @@ class Runner:
         write_json(folder / HEADER, header)
         loop = None
         ending: dict[str, Any] = {"status": "interrupted"}
-        probes = None
         try:
             loop = assemble(spec, self.store, folder, open_model, watch, self.checkpoint)
             header["num_parameters"] = sum(p.numel() for p in loop.view.model.parameters())
             watch.begin(header)
             loop.run()
-            probes = loop.measure_probes() if spec.measure_probes else None
-            ending = {"status": "finished", "finished": _now(), "probe_losses": probes}
+            measured = measure(loop, self.store)
+            ending = {"status": "finished", "finished": _now(), **measured}
         except InterruptedRunError:
             raise
         except Exception as error:
@@ -149,7 +165,9 @@ def read_result(folder: Path) -> RunResult:
         domains=tuple(header["domains"]),
         state=saved["mixer"],
         weights=torch.tensor(list(steps), dtype=torch.float64),
+        train_rows=header["train_rows"],
         probe_losses=header.get("probe_losses"),
+        tuning_losses=header.get("tuning_losses"),
     )
 
 
@@ -189,6 +207,7 @@ def describe_run(spec: RunSpec, store: TokenStore) -> dict[str, Any]:
         "tokens_per_step": spec.batch.rows * spec.batch.tokens,
         "vocab_size": store.vocab_size,
         "corpus_id": store.id,
+        "train_rows": train_rows(store, spec.batch.tokens),
         "versions": versions(),
         "git_commit": commit,
         "git_dirty": dirty,

@@ -321,10 +321,16 @@ class Arm:
     method: str
     settings: Any = None
     """The method's own hyperparameters; `steelyard run SPEC --help` lists them."""
-    control: Annotated[bool, Field(strict=True)] = False
-    """Descriptive: outside the family of confirmatory comparisons."""
+    control: Annotated[bool, Field(strict=True)] | None = None
+    """Descriptive: outside the family of confirmatory comparisons. Unset: as the method says."""
     data_seed: Seed | None = None
     """Another order of data from the same initialisation: unset in all arms but an A/A arm."""
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the arm is descriptive."""
+        declared: bool = getattr(self.settings, "is_control", False)
+        return declared if self.control is None else self.control
 
 
 Auto = Literal["auto"]
@@ -440,6 +446,8 @@ class RunSpec:
     data_seed: int
     measure_probes: bool = False
     """Measure the fixed probe set at the end, billed to the method: what a plan may learn."""
+    measure_tuning: bool = False
+    """Measure the tuning set at the end, billed to the method: for a plan that tunes."""
     label: str = ""
     """What the run is for (an arm's label, or a role like "reference"); not its identity."""
     max_repetitions: float | None = None

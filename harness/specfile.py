@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.api import Mixer
 from harness.arguments import parse
+from harness.binding import bound
 from harness.errors import SpecError
 from harness.spec import Ablation
 
@@ -41,6 +42,10 @@ def load_ablation(path: Path, overrides: Sequence[str], find_method: FindMethod)
             arm.settings.check(domains, ablation.targets)
         except Exception as error:  # whatever a user's own check does
             raise SpecError(f"{path}: arms.{label}.settings.{error}") from None
+    try:
+        bound({label: arm.settings for label, arm in ablation.arms.items()})
+    except ValueError as error:
+        raise SpecError(f"{path}: arms.{error}") from None
     return ablation
 
 

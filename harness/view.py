@@ -55,6 +55,11 @@ class RunView:
         """Trained domains, then those that only have a probe set."""
         return self.stream.probe_domains
 
+    @property
+    def train_rows(self) -> Tensor:
+        """Train rows of each trained domain [K]."""
+        return torch.tensor([self.stream.train.num_rows(domain) for domain in self.domains])
+
     def rng(self, name: str) -> Generator:
         """Return a CPU generator keyed by (data_seed, name, step)."""
         return generator(self.stream.data_seed, "mixer", name, self.step)

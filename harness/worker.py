@@ -41,6 +41,7 @@ class Outcome(NamedTuple):
     status: str  # finished, failed or interrupted
     run_id: str | None = None
     auxiliary: tuple[tuple[str, str], ...] = ()  # (run id, role)
+    shown: tuple[str, ...] = ()  # run ids of other arms, billed to those
     reason: str | None = None
 
 
@@ -148,7 +149,7 @@ def _carry_out(task: Task, desk: _Desk) -> Outcome:
         return Outcome("interrupted")
     except (Exception, SystemExit) as error:
         return Outcome("failed", reason=one_line(error))
-    return Outcome("finished", carried.main, carried.auxiliary)
+    return Outcome("finished", carried.main, carried.auxiliary, carried.shown)
 
 
 class _Watch:

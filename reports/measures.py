@@ -34,14 +34,11 @@ class Arm(NamedTuple):
     label: str
     method: str
     role: str
+    is_free: bool
+    """Whether its weights cost nobody anything: a fixed mixture that was written down.
 
-    @property
-    def is_free(self) -> bool:
-        """Whether its weights cost nobody anything: a fixed mixture that was written down.
-
-        Zero overhead alone would not do: a replay bills nothing, yet another arm paid for it.
-        """
-        return self.method == "static"
+    Zero overhead alone would not do: a replay bills nothing, yet another arm paid for it.
+    """
 
 
 class Judged(NamedTuple):
@@ -58,7 +55,8 @@ def arms(evidence: Evidence) -> list[Arm]:
     found = []
     for label, entry in evidence.header["arms"].items():
         role = "control" if entry.get("control") else "method"
-        found.append(Arm(label, entry["method"], "baseline" if label == baseline else role))
+        role, is_free = "baseline" if label == baseline else role, bool(entry.get("fixed"))
+        found.append(Arm(label, entry["method"], role, is_free))
     return sorted(found, key=lambda arm: order[arm.role])
 
 

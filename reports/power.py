@@ -51,7 +51,7 @@ def prospects(ablation: Any, out: Path) -> Prospects:
 
 def family_size(ablation: Any) -> int:
     """Return how many arms are tested against the baseline."""
-    labels = [label for label, arm in ablation.arms.items() if not arm.control]
+    labels = [label for label, arm in ablation.arms.items() if not arm.is_control]
     return len([label for label in labels if label != ablation.baseline])
 
 

@@ -1,40 +1,46 @@
-"""A world small enough to train in a fraction of a second, for every test that needs a real run.
+"""The tiny run of harness.testing, with Static as its method, and the types of its fixtures.
 
-Three synthetic domains a, b, c, and a fourth, d, that is never trained on and is the target; a
-GPT-2 of 43 thousand parameters; 12 steps of 8 rows of 32 tokens. tests/conftest.py offers it as
-fixtures; a test that needs it in another process imports this module there.
+Three synthetic domains a, b, c, and a fourth, d, that is never trained on and is the target.
+tests/conftest.py offers it as fixtures; a test that needs it in another process imports this module
+there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
-
 from baselines.static import Static
-from harness.assemble import assemble
 from harness.corpus import TokenStore
 from harness.loop import Loop, Watch
-from harness.model import RowFlops
-from harness.spec import (
-    Batching,
-    Checkpoint,
-    Corpus,
-    Evaluation,
-    Model,
-    Optimizer,
-    RunSpec,
-    SyntheticDomain,
-    Tokenizer,
+from harness.spec import Checkpoint, RunSpec
+from harness.testing import world
+from harness.testing.world import (
+    ONLY_AT_THE_END,
+    SHAPE,
+    Onlooker,
+    OpenModel,
+    assemble_loop,
+    corpus_spec,
+    no_other_run,
+    stepped,
 )
 from harness.view import RunView
 
-SHAPE: dict[str, bool | int | float | str] = {"n_layer": 2, "n_embd": 32, "n_head": 2}
-ONLY_AT_THE_END = Checkpoint(minutes=None)
-
-OpenModel = Callable[[str], tuple[nn.Module, RowFlops]]
+__all__ = [
+    "ONLY_AT_THE_END",
+    "SHAPE",
+    "MakeLoop",
+    "MakeSpec",
+    "MakeView",
+    "Onlooker",
+    "OpenModel",
+    "assemble_loop",
+    "corpus_spec",
+    "no_other_run",
+    "run_spec",
+    "stepped",
+]
 
 
 class MakeSpec(Protocol):
@@ -62,92 +68,6 @@ class MakeView(Protocol):
     def __call__(self, spec: RunSpec | None = None) -> RunView: ...
 
 
-class Onlooker:
-    """A Watch that keeps the records, and stops or kills a run after a given step."""
-
-    def __init__(self, stop_after: int | None = None, kill_after: int | None = None) -> None:
-        """Ask to stop after a step, or raise KeyboardInterrupt at its first record."""
-        self.stop_after, self.kill_after = stop_after, kill_after
-        self.records: list[dict[str, Any]] = []
-        self.headers: list[dict[str, Any]] = []
-
-    def found(self, folder: Path) -> None:
-        """Ignore that the run was there."""
-
-    def begin(self, header: dict[str, Any]) -> None:
-        """Keep the header."""
-        self.headers.append(header)
-
-    def end(self, header: dict[str, Any]) -> None:
-        """Keep the header."""
-        self.headers.append(header)
-
-    def resumed(self, records: list[dict[str, Any]]) -> None:
-        """Keep what was written before."""
-        self.records += records
-
-    def record(self, record: dict[str, Any]) -> None:
-        """Keep the record."""
-        self.records.append(record)
-        if record["step"] == self.kill_after:
-            raise KeyboardInterrupt
-
-    def stop(self) -> bool:
-        """Tell whether the step has come."""
-        return bool(self.records) and self.records[-1]["step"] == self.stop_after
-
-
-def corpus_spec() -> Corpus:
-    """Return the corpus: 90 train rows and 5 to 12 rows of each other split per trained domain."""
-    domains = {
-        name: SyntheticDomain(
-            seed=seed, num_documents=40, words_per_document=60, num_words=60, train=name != "d"
-        )
-        for seed, name in enumerate("abcd")
-    }
-    return Corpus(domains=domains, tokenizer=Tokenizer(vocab_size=512))  # type: ignore[arg-type]
-
-
 def run_spec(store: TokenStore, **changes: Any) -> RunSpec:
     """Return the tiny run on an opened corpus, with `changes` to its fields."""
-    fields: dict[str, Any] = {
-        "corpus": corpus_spec(),
-        "model": Model(config=SHAPE),
-        "batch": Batching(rows=8, tokens=32),
-        "num_steps": 12,
-        "optimizer": Optimizer(learning_rate=3e-3),
-        "evaluation": Evaluation(every=4, rows=4),
-        "targets": {"d": 1.0},
-        "mixer": Static(),
-        "seed": 0,
-        "data_seed": 0,
-        "corpus_id": store.id,
-    }
-    return RunSpec(**{**fields, **changes})
-
-
-def no_other_run(run_id: str) -> tuple[nn.Module, RowFlops]:
-    """Refuse to open a model: most methods need none."""
-    raise AssertionError(f"the run {run_id} was asked for")
-
-
-def assemble_loop(
-    spec: RunSpec,
-    store: TokenStore,
-    folder: Path,
-    watch: Watch | None = None,
-    open_model: OpenModel | None = None,
-    every: Checkpoint = ONLY_AT_THE_END,
-) -> Loop:
-    """Return a run's loop, ready to start or to resume what lies in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return assemble(spec, store, folder, open_model or no_other_run, watch or Onlooker(), every)
-
-
-def stepped(loop: Loop, steps: int) -> Loop:
-    """Return the loop after its first steps, its records on the disk."""
-    loop.start()
-    for _ in range(steps):
-        loop.step()
-    loop.close()
-    return loop
+    return world.run_spec(store, **{"mixer": Static(), **changes})

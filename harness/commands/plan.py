@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,9 +55,19 @@ class Foreseen:
         return self._result.weights
 
     @property
+    def train_rows(self) -> Any:
+        """How many rows each trained domain has, from disk."""
+        return self._result.train_rows
+
+    @property
     def probe_losses(self) -> Any:
         """The losses on the fixed probe set, from disk."""
         return self._result.probe_losses
+
+    @property
+    def tuning_losses(self) -> Any:
+        """The losses on the tuning set, from disk."""
+        return self._result.tuning_losses
 
     @cached_property
     def _result(self) -> Any:
@@ -219,10 +229,16 @@ def _asked(spec: RunSpec, out: Path, problems: list[str]) -> list[RunSpec]:
     if type(spec.mixer).plan is Mixer.plan:
         return [spec]
     asked: dict[str, RunSpec] = {}
+    looked_at = {
+        wanted.run_id
+        for mixer in spec.mixer.others()
+        for wanted in _asked(replace(spec, mixer=mixer), out, [])
+    }
     trained = tuple(sorted(name for name, d in spec.corpus.domains.items() if d.train))
 
     def run(wanted: RunSpec) -> Foreseen:
-        asked[wanted.run_id] = wanted
+        if wanted.run_id not in looked_at:
+            asked[wanted.run_id] = wanted
         return Foreseen(wanted.run_id, trained, out / "runs" / wanted.run_id)
 
     try:

@@ -40,3 +40,11 @@ class Schedule:
     stale_below: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
     """Where a kept fit's rank correlation with exact scores is below this, it is noted as stale and
     made anew. 0 trusts it; EKFAC is compared with plain gradients and never near 1."""
+
+    def check_pool(self, num_domains: int) -> None:
+        """Refuse more landmarks than the rows that they are drawn from."""
+        landmarks = getattr(self.estimator, "landmarks", 0)
+        pool = num_domains * (self.pool_rows or self.rows)
+        if landmarks > pool:
+            fix = "raise pool_rows or rows, or lower landmarks"
+            raise ValueError(f"estimator.landmarks: {landmarks}, of a pool of {pool} rows; {fix}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import torch
 
 from baselines.doremi import DoReMi, DoReMiProxy
 from baselines.static import Static
-from tests.doubles import FakeView, batch_of
+from tests.doubles import FakeView, PlanRunner, PlanSpec, batch_of
 
 TWO = ("a", "b")
 
@@ -98,34 +96,55 @@ def test_a_vanished_weight_recovers() -> None:
     assert state["alpha"].tolist() == pytest.approx([1 - 5e-4, 5e-4])
 
 
-@dataclass(frozen=True)
-class FakeSpec:
-    """Enough of a RunSpec for a plan."""
-
-    mixer: Any = None
-    model: Any = field(default_factory=lambda: SimpleNamespace(size="nano"))
-    label: str = ""
-    evaluated: bool = True
-
-    def auxiliary(self, label: str, **changes: Any) -> FakeSpec:
-        """Return the spec as an auxiliary run."""
-        return replace(self, evaluated=False, label=label, **changes)
-
-
 def test_the_plan_is_reference_then_proxy_then_static_at_the_mean_alpha() -> None:
     """Three runs in order; the proxy knows the reference, the main run resamples statically."""
-    asked: list[FakeSpec] = []
+    run = PlanRunner(state={"alpha_sum": torch.tensor([3.0, 1.0]).double()}, prior=(0.5, 0.5))
 
-    def run(spec: FakeSpec) -> Any:
-        asked.append(spec)
-        state = {"alpha_sum": torch.tensor([3.0, 1.0]).double()}
-        return SimpleNamespace(run_id=f"run{len(asked)}", state=state, domains=TWO)
+    DoReMi(eta=0.5).plan(PlanSpec(domains="ab"), run)
 
-    DoReMi(eta=0.5).plan(FakeSpec(), run)
-
-    reference, proxy, main = asked
-    assert (reference.mixer, reference.evaluated) == (Static(weights="natural"), False)
+    reference, proxy, main = run.asked
+    assert (reference.mixer, reference.is_evaluated) == (Static(weights="natural"), False)
     assert proxy.mixer == DoReMiProxy(eta=0.5, c=1e-3, reference="run1")
-    assert (proxy.label, proxy.evaluated) == ("proxy", False)
+    assert (proxy.label, proxy.is_evaluated) == ("proxy", False)
     assert main.mixer == Static(weights={"a": 0.75, "b": 0.25})
-    assert main.evaluated
+    assert main.is_evaluated
+
+
+def test_a_second_round_refers_to_the_mean_of_the_first() -> None:
+    """Section 3.1: the optimised weights become the reference weights."""
+    run = PlanRunner(state={"alpha_sum": torch.tensor([3.0, 1.0]).double()}, prior=(0.5, 0.5))
+
+    DoReMi(rounds=2, proxy_steps=7).plan(PlanSpec(domains="ab"), run)
+
+    labels = [spec.label for spec in run.asked]
+    assert labels == ["reference 1", "proxy 1", "reference 2", "proxy 2", ""]
+    assert run.asked[2].mixer == Static(weights={"a": 0.75, "b": 0.25})
+    assert run.asked[3].mixer.reference == "run3"
+    assert [spec.num_steps for spec in run.asked] == [7, 7, 7, 7, 100]
+
+
+@pytest.mark.parametrize(
+    ("variant", "excess", "eta"),
+    [
+        ("paper", [1.0, 0.5], 1.0),
+        ("eta_0.1", [1.0, 0.5], 0.1),
+        ("eta_0.01", [1.0, 0.5], 0.01),
+        ("domain_clip", [0.0, 0.5], 1.0),
+        ("domain_clip_eta_0.1", [0.0, 0.5], 0.1),
+        ("domain_clip_eta_0.01", [0.0, 0.5], 0.01),
+    ],
+)
+def test_variants_do_what_copies_do(variant: Any, excess: list[float], eta: float) -> None:
+    """Excess +2 and -2 in domain a: a copy that averages first sees nothing there."""
+    run = PlanRunner(state={"alpha_sum": torch.ones(2).double()}, prior=(0.5, 0.5))
+    DoReMi(variant=variant).plan(PlanSpec(domains="ab"), run)
+    proxy = run.asked[1].mixer
+    view = proxy_view([[1.0, 3.0], [1.0, 1.0]])
+    state = proxy.init(view)
+
+    proxy.observe(view, state, batch_of([0, 1]), torch.tensor([[3.0, 1.0], [1.5, 1.5]]))
+
+    odds = math.exp(eta * (excess[0] - excess[1]))
+    alpha_a = (1 - 1e-3) * odds / (1 + odds) + 1e-3 / 2
+    assert state["excess"].tolist() == pytest.approx(excess)
+    assert float(state["alpha"][0]) == pytest.approx(alpha_a)

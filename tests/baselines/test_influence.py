@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from baselines.influence import Influence
+from harness.api import State
 from harness.influence.directional_estimator import Directional
 from harness.influence.estimators import SEED000
 from harness.influence.gradients import Group
@@ -28,7 +29,13 @@ def updated(mixer: Influence, scores: list[float], current: list[float] | None =
     state["scores"] = torch.tensor(scores, dtype=torch.float64)
     if current is not None:
         state["weights"] = torch.tensor(current, dtype=torch.float64)
-    return mixer._update(view, state, torch.zeros(3, 3, dtype=torch.float64))
+    return moved(mixer, view, state, torch.zeros(3, 3, dtype=torch.float64))
+
+
+def moved(mixer: Influence, view: FakeView, state: State, bend: Tensor) -> Tensor:
+    """Return the next weights at a state."""
+    start = mixer.init(view)["weights"]
+    return mixer.updated(state["scores"], state["weights"], start, bend)
 
 
 def test_softmax_rule() -> None:
@@ -122,7 +129,7 @@ def test_the_bend_moves_weight_off_a_domain_that_overshoots() -> None:
     state["scores"] = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
     bend = torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
 
-    got = mixer._update(view, state, bend)
+    got = moved(mixer, view, state, bend)
 
     # -p + bend w + (w - 1/3) is equal on the support: 2 w1 - 4/3 = w2 - 4/3 with w3 = 0 in vain
     assert got.tolist() == pytest.approx([1 / 3, 2 / 3, 0.0], abs=1e-9)

@@ -103,6 +103,7 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "seed": 1,
         "data_seed": 1,
         "measure_probes": True,
+        "measure_tuning": True,
         "max_repetitions": 4.0,
         "device": "cuda",
         "precision": "bfloat16",

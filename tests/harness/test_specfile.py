@@ -205,7 +205,7 @@ BAD: dict[str, tuple[str | bytes, str, str]] = {
     "unknown method": (
         edit('"static"', '"statik"'),
         "arms.uniform.method",
-        "unknown method 'statik'; choose from static, influence, doremi",
+        "unknown method 'statik'; choose from static, temperature, unimax",
     ),
     "module that is not there": (
         edit('"static"', '"nope.mod:Class"'),

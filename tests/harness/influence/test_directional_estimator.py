@@ -18,8 +18,8 @@ from harness.influence.directional import adam_scale, norm, preconditioned
 from harness.influence.directional_estimator import Directional
 from harness.influence.directional_forms import check_rows, exact_form
 from harness.model import token_losses
+from harness.testing import EstimatorContract
 from harness.view import RunView
-from tests.conformance import EstimatorContract
 from tests.harness.influence.test_directional import exact_scores
 from tests.harness.influence.test_row_gradients import build, by_autograd, closeness, some_rows
 

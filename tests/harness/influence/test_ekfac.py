@@ -28,8 +28,8 @@ from harness.influence.gradients import GradDot
 from harness.influence.selection import choose
 from harness.model import build_model
 from harness.spec import Model
+from harness.testing import EstimatorContract
 from harness.view import RunView
-from tests.conformance import EstimatorContract
 
 LAST_MLP: dict[str, Any] = {"modules": ("mlp",), "last_blocks": 1}
 LLAMA: dict[str, Any] = {
@@ -110,7 +110,7 @@ class TestKronfluenceContract(EstimatorContract):
             return int(2 * one[0] * one[1] * other[1])
 
         counter = partial(FlopCounterMode, custom_mapping={torch.ops.aten.addmm_: flops})
-        monkeypatch.setattr("tests.conformance.FlopCounterMode", counter)
+        monkeypatch.setattr("harness.testing.estimators.FlopCounterMode", counter)
 
 
 def by_hand(view: RunView, names: list[str], pool: Batch, rows: Batch, query: Batch, folder: Path,

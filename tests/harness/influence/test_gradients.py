@@ -16,8 +16,8 @@ from harness.influence import factors
 from harness.influence.directional import adam_scale
 from harness.influence.gradients import GradCos, GradDot, Group, with_reduction
 from harness.model import token_losses
+from harness.testing import EstimatorContract
 from harness.view import RunView
-from tests.conformance import EstimatorContract
 
 ESTIMATORS = [
     GradDot(),

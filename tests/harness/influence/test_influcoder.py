@@ -21,8 +21,8 @@ from harness.influence.influcoder.distill import Distillation, block_loss, block
 from harness.influence.influcoder.encoder import decoder, open_encoder, seen
 from harness.influence.influcoder.evaluation import evaluate, summarised
 from harness.influence.influcoder.influcoder import Influcoder
+from harness.testing import EstimatorContract
 from harness.view import RunView
-from tests.conformance import EstimatorContract
 from tests.doubles import FakeView, batch_of
 
 QUICK = Influcoder(epochs=2, dims=256)

@@ -22,8 +22,8 @@ from harness.influence.landmark import SEED000, HiddenLandmark, JvpLandmark
 from harness.influence.projections import CountSketch
 from harness.influence.selection import choose
 from harness.model import token_losses
+from harness.testing import EstimatorContract
 from harness.view import RunView
-from tests.conformance import EstimatorContract
 
 
 class TestJvpLandmark(EstimatorContract):

@@ -7,7 +7,7 @@ A test module derives a class and says which implementation it is about:
         def estimator(self, request):
             return request.param
 
-The world is the tiny run of tests/tiny.py after eight steps, so that AdamW has moments.
+The world is the tiny run of harness.testing.world after eight steps, so that AdamW has moments.
 """
 
 from __future__ import annotations
@@ -21,9 +21,19 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.api import Batch, Scores, State
+from harness.api import Batch, Mixer, Scores, State, View
+from harness.domains import uniform
+from harness.loop import Loop
+from harness.testing import world as worlds
 from harness.view import RunView
-from tests.tiny import MakeSpec
+
+
+class _Uniform(Mixer):
+    """Draws every domain alike."""
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Return equal weights [K]."""
+        return uniform(len(view.domains))
 
 
 class EstimatorContract:
@@ -39,15 +49,13 @@ class EstimatorContract:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def world(
-        cls, tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, store: Any
-    ) -> Any:
+    def world(cls, tmp_path_factory: pytest.TempPathFactory) -> Loop:
         """Return the tiny run after eight steps, attention written out so that torch counts it."""
-        from tests import tiny
-
-        loop = tiny.assemble_loop(make_spec(), store, tmp_path_factory.mktemp("conformance"))
+        store = worlds.world(3).store
+        spec = worlds.run_spec(store, mixer=_Uniform())
+        loop = worlds.assemble_loop(spec, store, tmp_path_factory.mktemp("conformance"))
         loop.view.model.set_attn_implementation("eager")  # type: ignore[operator]
-        return tiny.stepped(loop, 8)
+        return worlds.stepped(loop, 8)
 
     @pytest.fixture
     def view(self, world: Any) -> RunView:
@@ -188,7 +196,7 @@ class EstimatorContract:
         assert all(p.grad is None for p in model.parameters())
         assert [p.requires_grad for p in model.parameters()] == flags
         assert not model.training
-        assert model.config._attn_implementation == "eager"
+        assert model.config._attn_implementation == "eager"  # type: ignore[union-attr]
         for module in model.modules():
             assert not module._forward_hooks
             assert not module._backward_hooks

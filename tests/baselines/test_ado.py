@@ -1,0 +1,104 @@
+"""ADO against arXiv:2410.11820: laws that were planted come out of the fit, and weights by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from baselines.ado import ADO, fitted_law
+from tests.doubles import FakeView, batch_of
+
+LAWS = [(2.0, 0.7, 0.3), (4.0, 0.9, 0.6), (1.5, 1.1, 0.15)]
+
+
+@pytest.mark.parametrize(("a", "e", "alpha"), LAWS)
+def test_a_planted_law_is_recovered(a: float, e: float, alpha: float) -> None:
+    """L(n) = exp(e) + exp(a) n^-alpha without noise, from 16 starts of the grid."""
+    rows = np.arange(1, 201) * 160.0
+    losses = np.exp(e) + np.exp(a) * rows**-alpha
+
+    found = fitted_law(rows, losses, starts=16)
+
+    assert found.tolist() == pytest.approx([a, e, alpha], rel=0.02)
+
+
+def test_a_planted_slope_survives_noise() -> None:
+    """What the mixture needs is the slope: within a tenth, under noise of a hundredth of a nat."""
+    a, e, alpha = LAWS[0]
+    rows = np.arange(1, 401) * 16.0
+    noise = np.random.default_rng(0).normal(0, 0.01, len(rows))
+    found = fitted_law(rows, np.exp(e) + np.exp(a) * rows**-alpha + noise, starts=16)
+
+    wanted = alpha * np.exp(a) * rows[-1] ** (-alpha - 1)
+    got = found[2] * np.exp(found[0]) * rows[-1] ** (-found[2] - 1)
+    assert got == pytest.approx(wanted, rel=0.1)
+
+
+def test_the_bounds_hold() -> None:
+    """Losses that fall faster than n^-.8 or end below e^.5 = 1.65 are fitted at the bound."""
+    rows = np.arange(1, 201) * 16.0
+
+    steep = fitted_law(rows, 2.0 + 50 * rows**-1.5, starts=16)
+    low = fitted_law(rows, 1.0 + 5 * rows**-0.3, starts=16)
+
+    assert steep[2] <= 0.8
+    assert low[1] >= 0.5
+
+
+def test_weights_follow_slope_prior_and_realised_shares() -> None:
+    """rho ~ max(alpha, .05) exp(a) n^(-alpha - 1) mu h^.5 by hand, then pi = .9 pibar + .1 rho."""
+    view, mixer = FakeView(step=9), ADO()
+    state = mixer.init(view)
+    state["laws"] = torch.tensor([(1.0, 0.7, 0.5), (2.0, 0.6, 0.3), (0.5, 0.8, 0.01)]).double()
+    state["rows"] = torch.tensor(100.0)
+    state["realised"] = torch.tensor([0.25, 0.25, 0.5]).double()
+
+    got = mixer.propose(view, state)
+
+    slopes = [0.5 * math.e * 100**-1.5, 0.3 * math.exp(2) * 100**-1.3, 0.05 * math.exp(0.5) * 100**-1.01]  # fmt: skip # noqa: E501
+    shares = zip(slopes, (0.5, 0.3, 0.2), (0.5, 0.5, math.sqrt(0.5)), strict=True)
+    raw = [slope * mu * root for slope, mu, root in shares]
+    rho = [max(r / sum(raw), 1e-2) for r in raw]
+    rho = [r / sum(rho) for r in rho]
+    mean = [0.5, 0.3, 0.2]
+    assert got.tolist() == pytest.approx(
+        [0.9 * m + 0.1 * r for m, r in zip(mean, rho, strict=True)]
+    )
+    moved = [m + (r - m) / 10 for m, r in zip(mean, rho, strict=True)]
+    assert state["mean"].tolist() == pytest.approx(moved)
+
+
+def test_natural_proportions_until_the_first_fit_and_a_domain_that_is_missing_keeps_its_loss() -> (
+    None
+):
+    """The history has the last loss of a domain that was not drawn, and the batch's at first."""
+    view, mixer = FakeView(num_steps=4), ADO(start=100)
+    state = mixer.init(view)
+
+    mixer.observe(view, state, batch_of([0]), torch.tensor([[2.0, 4.0]]))
+    view.step = 1
+    mixer.observe(view, state, batch_of([1]), torch.tensor([[5.0, 5.0]]))
+
+    assert state["losses"][:2].tolist() == [[3.0, 3.0, 3.0], [3.0, 5.0, 3.0]]
+    assert float(state["rows"]) == 2
+    assert state["realised"].tolist() == pytest.approx([0.9 * 0.55 + 0, 0.9 * 0.27 + 0.1, 0.162])
+    assert torch.equal(mixer.propose(view, state), view.prior)
+
+
+def test_the_run_fits_what_its_losses_follow() -> None:
+    """Losses planted through the hooks: the laws in the state have their slopes, on record too."""
+    view, mixer = FakeView(num_steps=401), ADO(start=400, every=400, ignore=100, starts=8)
+    state = mixer.init(view)
+    for view.step in range(401):
+        rows = 3.0 * (view.step + 1)
+        losses = [math.exp(e) + math.exp(a) * rows**-alpha for a, e, alpha in LAWS]
+        mixer.observe(view, state, batch_of([0, 1, 2]), torch.tensor(losses)[:, None].expand(3, 2))
+
+    n = 3.0 * 401
+    for law, (a, _, alpha) in zip(state["laws"].tolist(), LAWS, strict=True):
+        wanted = alpha * math.exp(a) * n ** (-alpha - 1)
+        assert law[2] * math.exp(law[0]) * n ** (-law[2] - 1) == pytest.approx(wanted, rel=0.02)
+    assert [name for name, _ in view.notes] == ["laws"]
