@@ -6,6 +6,8 @@ natural, half on the target and the target alone (the last two where the target 
 first half of the others are drawn from Dirichlet(1), the rest around the best so far, from
 Dirichlet(1 + `focus` w).
 
+Every seed of the main run has a search of its own, with that seed: it tunes as closely as can be.
+
 Needs: the tuning set. Cost: `trials` runs; the winner is trained once more, evaluated. Defaults: 24
 trials. Deviations: none, there is no paper. Give it the number of trials that each tuned method
 has.
@@ -46,7 +48,8 @@ class StaticTuned(Proxied):
         wanted = objective_weights(self.objective, domains, spec.targets)
         keyed = np.random.default_rng(key(spec.data_seed, "static mixtures"))
         broad, tried = _named(spec.targets, domains), []
-        while len(broad) < (self.trials + len(broad)) // 2:
+        number = (self.trials + len(broad)) // 2
+        while len(broad) < number:
             broad.append(_at(keyed.dirichlet(np.ones(len(domains))), domains))
         asked = [self._trial(spec, run, mixer, i) for i, mixer in enumerate(broad[: self.trials])]
         for result, mixer in zip(asked, broad, strict=False):

@@ -75,6 +75,7 @@ def contents(evidence: Evidence) -> dict[str, Any]:
         "domains": _by_domain(tables.domains_table(evidence)),
         "repetitions": _by_domain(tables.repetitions_table(evidence)),
         "costs": _rows(tables.costs_table(evidence)),
+        "borrowers": notation.listed(measures.borrowers(evidence)),
         "problems": _rows(tables.problems_table(evidence)),
         "run_ids": _run_ids(evidence),
         "settings": _rows(tables.settings_table(evidence)),

@@ -55,9 +55,16 @@ def arms(evidence: Evidence) -> list[Arm]:
     found = []
     for label, entry in evidence.header["arms"].items():
         role = "control" if entry.get("control") else "method"
-        role, is_free = "baseline" if label == baseline else role, bool(entry.get("fixed"))
+        role = "baseline" if label == baseline else role
+        is_free = bool(entry.get("fixed", entry["method"] == "static"))  # or a file of before
         found.append(Arm(label, entry["method"], role, is_free))
     return sorted(found, key=lambda arm: order[arm.role])
+
+
+def borrowers(evidence: Evidence) -> list[str]:
+    """Name the arms whose weights come from another arm's runs, which are billed there alone."""
+    found = evidence.header["arms"].items()
+    return [label for label, arm in found if any(run.get("shown") for run in arm["runs"])]
 
 
 def trained_domains(evidence: Evidence) -> list[str]:

@@ -219,4 +219,7 @@ def _caption(evidence: Evidence, frame: pd.DataFrame) -> str:
         lines.append(f"No verdict for {notation.listed(list(rows['arm']))}: {reason}.")
     if (frame["role"] == "control").any():
         lines.append("Controls are descriptive: they are outside the family that is tested.")
+    if measures.borrowers(evidence):
+        names = notation.listed(measures.borrowers(evidence))
+        lines.append(f"Not billed to {names}: the runs of the arms that they replay.")
     return "\n".join(lines)

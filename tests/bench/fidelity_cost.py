@@ -240,7 +240,7 @@ def draw(points: list[Point], path: Path, unit: str = "steps") -> None:
         axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axis.xaxis.set_minor_formatter(lambda value, _: "")
         axis.grid(alpha=0.3, which="both")
-    axes[0][0].set_ylabel("Spearman with exact scores, rows that are no landmark")
+    axes[0][0].set_ylabel("Spearman with exact scores\n(rows that are no landmark)")
     axes[0][0].set_ylim(top=1.06)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8)

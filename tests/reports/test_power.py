@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 
 def ablation(num_seeds: int, *controls: bool) -> Any:
     """Return what power asks of an ablation: a baseline, and an arm for each of `controls`."""
-    arms = {f"arm{i}": SimpleNamespace(control=c) for i, c in enumerate(controls)}
-    base = {"base": SimpleNamespace(control=False)}
+    arms = {f"arm{i}": SimpleNamespace(is_control=c) for i, c in enumerate(controls)}
+    base = {"base": SimpleNamespace(is_control=False)}
     return SimpleNamespace(
         name="x", seeds=tuple(range(num_seeds)), arms=base | arms, baseline="base", primary="mean"
     )

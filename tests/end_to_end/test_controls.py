@@ -1,0 +1,165 @@
+"""Controls on the command line: they name another arm, run after it, and are not billed for it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .conftest import Out, steelyard, write_spec
+
+ARMS = {
+    "uniform": 'method = "static"',
+    "replayed": 'method = "replay"\nsettings = { of = "odm" }',
+    "shuffled": 'method = "shuffled_schedule"\nsettings = { of = "odm" }',
+    "of_doremi": 'method = "replay"\nsettings = { of = "doremi" }',
+    "half": 'method = "half_on_target"',
+    "odm": 'method = "odm"\nsettings = { warmup = 0.0 }',
+    "doremi": 'method = "doremi"\nsettings = { proxy_steps = 4 }',
+}
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """A run of the arms above."""
+
+    spec: Path
+    out: Out
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Controlled:
+    """Run them once: the controls come first in the spec and still run last."""
+    folder = tmp_path_factory.mktemp("controlled")
+    spec = write_spec(folder / "controls.toml", ARMS, seeds=(0,))
+    result = steelyard("run", spec.name, "--out", "out", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return Controlled(spec, Out(folder / "out"))
+
+
+def test_a_control_shows_another_arms_runs_and_pays_for_none(controlled: Controlled) -> None:
+    """The arm's own cell is what it looked at; reference and proxy of a replayed plan too."""
+    out = controlled.out
+    cells = {label: out.cell("controls", label, 0) for label in ARMS}
+    doremi = [cells["doremi"]["run_id"], *(a["run_id"] for a in cells["doremi"]["auxiliary"])]
+
+    assert cells["replayed"]["shown"] == [cells["odm"]["run_id"]]
+    assert cells["shuffled"]["shown"] == [cells["odm"]["run_id"]]
+    assert cells["of_doremi"]["shown"] == doremi
+    for label in ("replayed", "shuffled", "of_doremi"):
+        assert cells[label]["auxiliary"] == []
+        assert out.header(cells[label]["run_id"])["costs"]["mixer"]["flops"] == 0
+
+
+def test_a_replay_samples_with_the_mean_of_the_arm(controlled: Controlled) -> None:
+    """Read from the records of both."""
+    out = controlled.out
+    weights = {
+        label: [r["weights"] for r in out.records(out.cell("controls", label, 0)["run_id"], "step")]
+        for label in ("odm", "replayed", "shuffled")
+    }
+    mean = [sum(column) / len(column) for column in zip(*weights["odm"], strict=True)]
+
+    assert all(row == pytest.approx(mean) for row in weights["replayed"])
+    assert weights["shuffled"] != weights["odm"]
+    assert sorted(weights["shuffled"]) == sorted(weights["odm"])
+
+
+def test_controls_are_descriptive_by_themselves(controlled: Controlled) -> None:
+    """Without `control = true` in the spec, and outside of what is tested."""
+    arms = controlled.out.ablation("controls")["arms"]
+
+    assert {label for label, arm in arms.items() if arm["control"]} == {
+        "replayed", "shuffled", "of_doremi", "half",
+    }  # fmt: skip
+    assert {label for label, arm in arms.items() if arm["fixed"]} == {"uniform", "half"}
+    report = controlled.out.folder / "report/controls/report.md"
+    assert "that replayed, shuffled and of\\_doremi replay" in report.read_text()
+
+
+def test_the_plan_of_a_finished_control_needs_nothing(controlled: Controlled) -> None:
+    """And an unfinished one says what it waits for."""
+    folder = controlled.spec.parent
+    done = steelyard("plan", controlled.spec.name, "--out", "out", cwd=folder)
+    fresh = steelyard("plan", controlled.spec.name, "--out", "elsewhere", cwd=folder)
+
+    assert done.returncode == fresh.returncode == 0
+    assert "later" in fresh.stdout
+    assert "later" not in done.stdout
+
+
+def test_again_is_a_no_op(controlled: Controlled) -> None:
+    """Finished controls are found like any run."""
+    before = controlled.out.run_ids()
+    result = steelyard("run", controlled.spec.name, "--out", "out", cwd=controlled.spec.parent)
+
+    assert result.returncode == 0
+    assert controlled.out.run_ids() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            '{ of = "nobody" }',
+            "arms.replayed.settings.of: 'nobody' is no other arm; choose another",
+        ),
+        ('{ of = "replayed" }', "arms.replayed.settings.of: 'replayed' is no other arm"),
+        ("{ of = 3 }", "arms.replayed.settings.of: input should be a valid string, got 3"),
+        ("{ }", "arms.replayed.settings.of: is missing; add it"),
+    ],
+)
+def test_a_control_of_nobody_is_one_line(settings: str, said: str, tmp_path: Path) -> None:
+    """Exit code 2, before anything is built."""
+    arms = {
+        "uniform": 'method = "static"',
+        "replayed": f'method = "replay"\nsettings = {settings}',
+    }
+    spec = write_spec(tmp_path / "bad.toml", arms)
+
+    result = steelyard("run", spec.name, cwd=tmp_path)
+
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_list_of_methods_is_the_registry(tmp_path: Path) -> None:
+    """Names, papers, needs and costs, without importing torch."""
+    from baselines import METHODS
+
+    listed = steelyard("methods", cwd=tmp_path)
+    one = steelyard("methods", "aioli", cwd=tmp_path)
+    wrong = steelyard("methods", "aioly", cwd=tmp_path)
+
+    assert listed.returncode == one.returncode == 0
+    for name in METHODS:
+        assert name in listed.stdout
+    for word in ("2305.10429", "needs", "costs", "controls"):
+        assert word in listed.stdout
+    for word in ("arXiv:2411.05735", "Deviations:", "lp_rounds", "Orders of the domains"):
+        assert word in one.stdout
+    assert wrong.returncode == 2
+    assert "unknown method 'aioly'" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_one_spec_runs_every_method(tmp_path: Path) -> None:
+    """sweeps/methods.toml on the embedded text, shorter still: every arm finishes."""
+    from baselines import METHODS
+
+    from .conftest import ROOT
+
+    shorter = ["--budget.steps=12", "--seeds", "0", "--arms.regmix.settings.proxy-steps=2"]
+    shorter += ["--arms.regmix.settings.mixtures=4", "--arms.mixing-laws.settings.mixtures=4"]
+    shorter += ["--arms.mixing-laws.settings.proxy-steps=2", "--arms.ado.settings.start=6"]
+    shorter += ["--arms.static-tuned.settings.proxy-steps=2", "--arms.ado.settings.ignore=0"]
+    result = steelyard("run", str(ROOT / "sweeps/methods.toml"), *shorter, cwd=tmp_path)
+
+    assert result.returncode == 0, result.stderr
+    arms = json.loads((tmp_path / "runs/ablations/methods.json").read_text())["arms"]
+    assert {arm["method"] for arm in arms.values()} == set(METHODS)
+    assert {arm["runs"][0]["status"] for arm in arms.values()} == {"finished"}

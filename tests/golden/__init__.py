@@ -1,0 +1,1 @@
+"""Golden traces: fifty steps of every method, compared with what they were."""
