@@ -15,11 +15,13 @@ Then
                                                             average (.9) of the realised shares
   pi = .9 pibar + .1 rho;   pibar <- pibar + (rho - pibar) / (step + 1)
 
-Needs: training losses by domain, thousands of steps of them. Cost: seconds of CPU for the fits,
-billed. Defaults: first fit after 1,000 steps, of which the first 500 are left out; then every
-1,000. Deviations: the official code keeps the bounds by penalties, which its own weights make hard;
-here L-BFGS-B keeps them. Before 101 steps are there the smoother's window is what there is.
-`starts` below 512 refines only the best of the grid. A fit that is not finite is dropped, as there.
+Needs: training losses by domain, thousands of steps of them. Cost: seconds of CPU per domain and
+fit, billed. Defaults: first fit after 1,000 steps, of which the first 500 are left out; then every
+1,000. Deviations: the official configurations leave out the first 1,000 steps and start at 500 or
+1,000. The official code keeps the bounds by penalties on the summed loss; here L-BFGS-B keeps them,
+so that 192 of the 512 starts differ, and `starts` below that refines only the best. Before 101
+steps are there the smoother's window is what there is. A fit that is not finite is dropped, as
+there, and noted.
 """
 
 from __future__ import annotations
@@ -43,9 +45,8 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(strict=True, gt=0)]
 BOUNDS = [(-np.inf, 6.5), (0.5, np.inf), (0.001, 0.8)]  # of a, e, alpha
-GRID = np.array(
-    list(itertools.product(np.arange(-2, 6), np.arange(-2, 2, 0.5), np.arange(0, 0.8, 0.1)))
-)  # [512, 3]
+_STARTS = itertools.product(np.arange(-2, 6), np.arange(-2, 2, 0.5), np.arange(0, 0.8, 0.1))
+GRID = np.unique(np.clip(np.array(list(_STARTS)), *np.array(BOUNDS).T), axis=0)  # 192 of 512 differ
 HUBER = 1e-3
 
 
@@ -65,7 +66,11 @@ class ADO(Mixer):
     """Starts of the grid that are refined, best first."""
 
     def init(self, view: View) -> State:
-        """Start at natural proportions, with room for the whole history."""
+        """Start at natural proportions, with room for the whole history; refuse a run too short."""
+        if self.start >= view.num_steps - 1:
+            raise ValueError(
+                f"start: the first fit is at step {self.start} of {view.num_steps}; lower it"
+            )
         num_domains, prior = len(view.domains), view.prior
         nothing = torch.full((view.num_steps, num_domains), math.nan, dtype=torch.float64)
         laws = torch.full((num_domains, 3), math.nan, dtype=torch.float64)
@@ -77,7 +82,7 @@ class ADO(Mixer):
         if not state["laws"].isnan().any():
             rho = self._rho(view, state)
             state["weights"] = 0.9 * state["mean"] + 0.1 * rho
-            state["mean"] = state["mean"] + (rho - state["mean"]) / (view.step + 1)
+            state["mean"] = state["mean"] + (rho - state["mean"]) / view.step
         return state["weights"]
 
     def observe(self, view: View, state: State, batch: Batch, losses: Tensor) -> Tensor:
@@ -88,14 +93,14 @@ class ADO(Mixer):
         means = domain_mean(losses, batch.domains, num_domains, empty, batch.mask)
         state["losses"][step] = means
         counts = torch.bincount(batch.domains.cpu(), minlength=num_domains).double()
-        state["realised"] = 0.9 * state["realised"] + 0.1 * counts / counts.sum()
-        state["rows"] = state["rows"] + counts.sum()
+        state["realised"] = 0.9 * state["realised"] + 0.1 * counts / len(batch.rows)
+        state["rows"] = state["rows"] + len(batch.rows)
         if step >= self.start and step % self.every == 0:
             laws = self._laws(state["losses"][: step + 1], len(batch.rows))
-            if laws.isfinite().all():
+            is_fit = bool(laws.isfinite().all())
+            if is_fit:
                 state["laws"] = laws
-                names = ("a", "e", "alpha")
-                view.note("laws", dict(zip(names, laws.T.tolist(), strict=True)))
+            view.note("laws", {"fitted": int(is_fit), "laws": state["laws"].flatten().tolist()})
         return super().observe(view, state, batch, losses)
 
     def _rho(self, view: View, state: State) -> Tensor:
@@ -111,8 +116,7 @@ class ADO(Mixer):
 
         history = losses.numpy()
         window = min(101, len(history) - (len(history) + 1) % 2)  # odd, and no longer than it
-        if window > 3:
-            history = savgol_filter(history, window, 3, axis=0)
+        history = savgol_filter(history, window, 3, axis=0) if window > 3 else history
         kept = slice(self.ignore, None, self.stride)
         rows = np.arange(1, len(history) + 1)[kept] * float(rows_per_step)
         if len(rows) < 4 or not (history[kept] > 0).all():
@@ -138,12 +142,11 @@ def fitted_law(rows: np.ndarray, losses: np.ndarray, starts: int = len(GRID)) ->
         gradient = slope @ np.stack([share, 1 - share, -share * log_rows], axis=1)
         return float(value), gradient
 
-    grid = np.clip(GRID, *np.array(BOUNDS).T)
-    order = np.argsort([value_and_gradient(start)[0] for start in grid], kind="stable")
+    order = np.argsort([value_and_gradient(start)[0] for start in GRID], kind="stable")
+    how = {"jac": True, "bounds": BOUNDS, "options": {"maxiter": 200, "ftol": 0.0, "gtol": 1e-9}}
     tries = [
-        minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", bounds=BOUNDS,
-                 options={"maxiter": 200, "ftol": 0.0, "gtol": 1e-9})
-        for start in grid[order[:starts]]
-    ]  # fmt: skip
+        minimize(value_and_gradient, start, method="L-BFGS-B", **how)
+        for start in GRID[order[:starts]]
+    ]
     best: np.ndarray = min(tries, key=lambda found: found.fun).x
     return best

@@ -17,7 +17,8 @@ until the round ends.
 Needs: probe rows. Cost: K lp_rounds + 1 forward passes of the probe set a round. Defaults: the
 official script of three domains: eta .1, ema .5, one_hot .5, 4 orders of 6 steps, rounds of 250
 steps. Deviations: a round's length is in steps throughout; the official code subtracts steps from
-rows there. The orders are keyed by the domains' names.
+rows there. The orders are keyed by the domains' names. A last round may be cut off by the end of
+the run, where the official code asks for whole rounds.
 
 By construction the shipped settings stay near uniform: with `ema`, p ~ exp(eta c) where c sums to
 1, so that three domains get between .322 and .356 (tests/baselines/test_aioli.py).
@@ -72,7 +73,11 @@ class Aioli(Mixer):
             raise ValueError(f"one_hot: {self.one_hot} is uniform for {len(domains)} domains")
 
     def init(self, view: View) -> State:
-        """Start uniform."""
+        """Start uniform; refuse a run that ends within LearnParams."""
+        needed = len(view.domains) * self.lp_rounds * self.lp_steps
+        if needed >= view.num_steps:
+            fix = "lower lp_rounds or lp_steps"
+            raise ValueError(f"LearnParams takes {needed} of {view.num_steps} steps; {fix}")
         num_domains, num_probed = len(view.domains), len(view.probe_domains)
         matrix = torch.zeros(num_probed, num_domains, dtype=torch.float64)
         state = {"weights": uniform(num_domains), "drops": matrix, "law": matrix.clone()}

@@ -15,8 +15,11 @@ forward and backward pass of each of its batches and of its probe rows: the pape
 gradients from the step itself, which billing every look does not allow, so its own cost is lower by
 one pass. Defaults: mu .05 (the code's; its shipped configuration has .01), proxy of the main size.
 Deviations: `form = "online"` trains the main model as the paper trains its proxy, without another
-run. A domain that is not in the batch keeps its last score; the official batches hold all domains.
-The average is over the alpha of all steps, the uniform start included.
+run, and proxy settings are not looked at. A domain that is not in the batch keeps its last score;
+the official batches hold all domains. The loss is divided by the alpha of the domains in the batch.
+Several targets are averaged by the run's weights, where the official code sums over them; the
+universal form aligns with the probe rows of all trained domains. The average is over the alpha of
+all steps, the uniform start included.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
@@ -39,7 +43,7 @@ from baselines.proxies import (
     static_at,
 )
 from harness.api import Mixer
-from harness.domains import exponentiated, uniform
+from harness.domains import domain_sums, exponentiated, uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,10 +98,10 @@ class DoGEProxy(Mixer):
     def observe(self, view: View, state: State, batch: Batch, losses: Tensor) -> Tensor:
         """Update alpha by alignment; return each row's alpha over its domain's rows."""
         num_domains = len(view.domains)
-        counts = torch.bincount(batch.domains.cpu(), minlength=num_domains)
+        _, tokens = domain_sums(losses, batch.domains, num_domains, batch.mask)
         target = self._target(view)
         products, norms = {}, []
-        for k in counts.nonzero()[:, 0].tolist():
+        for k in batch.domains.unique().tolist():
             gradient, norm = _clipped(view.gradient(batch.select(batch.domains == k)))
             products[k] = _dot(gradient, target)
             norms.append(norm)
@@ -108,8 +112,9 @@ class DoGEProxy(Mixer):
             state["scores"][k] = min(max(score, 0.0), LARGEST_SCORE * rate)
         state["alpha"] = exponentiated(state["alpha"], state["scores"] / self.mu)
         state["alpha_sum"] = state["alpha_sum"] + state["alpha"]
-        weights = state["alpha"] / counts.clamp(min=1)  # the mean loss of each domain, times alpha
-        return weights.to(losses)[batch.domains]
+        # the mean loss over each domain's counted tokens, times alpha; the loop divides by the sum
+        shares = torch.from_numpy(tokens.sum() / len(batch.rows) / np.maximum(tokens, 1))
+        return (state["alpha"] * shares).to(losses)[batch.domains]
 
     def _target(self, view: View) -> Direction:
         """Return the gradient of the objective: of each of its domains, clipped, weighted."""

@@ -5,8 +5,8 @@ ICLR 2025, arXiv:2403.16952, Eq. 7: the loss on domain i of a model trained at m
 
   L_i(p) = c_i + k_i exp(sum_j t_ij p_j)
 
-fitted to small runs (Huber loss .01, L-BFGS from many starts). The mixture is then found exactly,
-as Olmix does (arXiv:2602.12237): with z the objective's weights of domains,
+fitted to small runs (Huber loss .01, L-BFGS from many starts). The mixture is then found exactly
+(Olmix's proposer, arXiv:2602.12237): with z the objective's weights of domains,
 
   min_p sum_i z_i L_i(p) + kl KL(p | prior)    sum p = 1, 0 <= p_k <= repetitions n_k / n
 
@@ -17,7 +17,8 @@ Needs: `mixtures` proxy runs, one at the prior and one uniform. Cost: those runs
 mixtures, 20 starts of a fit, kl .01, at most 4 passes over a domain.
 Deviations: the paper nests the law with laws of steps and size; here proxies may be smaller or
 shorter, and what they say is taken as it is. Mixtures are Dirichlet draws around the prior, as
-RegMix's; the paper takes a grid. Without the repetition cap Eq. 7 alone decides, as in the paper.
+RegMix's; the paper takes a grid. With `repetitions` unset and `kl = 0`
+Eq. 7 alone decides, as in the paper.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from baselines.proxies import (
     static_at,
     trained_at,
 )
-from baselines.regmix import drawn
 from baselines.static import Static
+from baselines.swarms import drawn
 from harness.rng import key
 
 HUBER = 0.01
@@ -81,19 +82,21 @@ class MixingLaws(Proxied):
         fixed = trained_at(small, run, [Static(weights="natural"), Static()], "fixed mixture")
         prior, uniform = (one.weights[0].numpy() for one in fixed)
         domains = fixed[0].domains
+        rows = spec.num_steps * spec.batch.rows
+        room = np.array([fixed[0].train_rows[d] for d in domains]) / rows
+        caps = np.minimum(np.inf if self.repetitions is None else self.repetitions * room, 1.0)
+        caps = np.broadcast_to(caps, prior.shape)
+        if caps.sum() < 1:  # before the swarm is trained
+            raise ValueError(f"repetitions: caps {caps.round(3)} leave no mixture; raise it")
         keyed = np.random.default_rng(key(spec.data_seed, "mixtures"))
         draws = drawn(prior, self.mixtures - 2, np.inf, 0.0, keyed)
         tried = [static_at(torch.from_numpy(d), domains) for d in draws]
         found = [*fixed, *trained_at(small, run, tried, "mixture")]
         mixtures = np.stack([prior, uniform, *draws])
         laws = []
-        for domain, weight in objective_weights(self.objective, domains, spec.targets).items():
-            losses = np.array([one.probe_losses[domain] for one in found])
+        for name, weight in objective_weights(self.objective, domains, spec.targets).items():
+            losses = np.array([one.probe_losses[name] for one in found])
             laws.append((weight, fitted(mixtures, losses, self.starts, keyed)))
-        caps = np.ones(len(domains))
-        if self.repetitions is not None:
-            room = np.array([fixed[0].train_rows[d] for d in domains])
-            caps = np.minimum(self.repetitions * room / (spec.num_steps * spec.batch.rows), 1.0)
         best = minimum(laws, prior, caps, self.kl)
         return run(replace(spec, mixer=static_at(torch.from_numpy(best), domains)))
 
@@ -129,11 +132,8 @@ def fitted(
 def minimum(
     laws: list[tuple[float, Law]], prior: np.ndarray, caps: np.ndarray, kl: float
 ) -> np.ndarray:
-    """Return the mixture [K] that minimises the weighted laws; ValueError where caps leave none."""
+    """Return the mixture [K] that minimises the weighted laws under caps [K] of sum 1 or more."""
     from scipy.optimize import minimize
-
-    if caps.sum() < 1 - 1e-9:
-        raise ValueError(f"repetitions: caps {caps.round(3)} leave no mixture; raise it")
 
     def objective(p: np.ndarray) -> float:
         p = np.maximum(p, 1e-12)
@@ -142,12 +142,11 @@ def minimum(
 
     room = caps / caps.sum()
     starts = [prior, np.full_like(prior, 1 / len(prior)), *(0.2 * room + 0.8 * np.eye(len(prior)))]
-    sum_is_one = {"type": "eq", "fun": lambda p: p.sum() - 1}
-    tries = [
-        minimize(objective, np.minimum(start, caps), method="SLSQP", constraints=[sum_is_one],
-                 bounds=[(0.0, cap) for cap in caps], options={"maxiter": 500, "ftol": 1e-12})
-        for start in starts
-    ]  # fmt: skip
-    best = min((one for one in tries if abs(one.x.sum() - 1) < 1e-6), key=lambda one: one.fun).x
-    best = np.clip(best, 0.0, caps)
+    how: dict[str, Any] = {"constraints": [{"type": "eq", "fun": lambda p: p.sum() - 1}]}
+    how |= {"bounds": [(0.0, cap) for cap in caps], "options": {"maxiter": 500, "ftol": 1e-12}}
+    tries = [minimize(objective, np.minimum(s, caps), method="SLSQP", **how) for s in starts]
+    kept = [one for one in tries if abs(one.x.sum() - 1) < 1e-6]
+    if not kept:
+        raise ValueError(f"no mixture under the caps {caps.round(3)} was found: {tries[0].message}")
+    best = np.clip(min(kept, key=lambda one: one.fun).x, 0.0, caps)
     return np.asarray(best / best.sum())

@@ -14,6 +14,8 @@ megatron/data/data_sampling_utils.py at edbfdad): `cumulative`, which its 1B scr
 loss_k / (10 pi_t(k)) without forgetting; `ema_exp`, which its README points to, averages
 exp(loss_k) without importance weights and uses R_k / sum_j R_j in place of the softmax.
 
+In both t counts the steps of the warm-up too, so that exploration is already small at its end.
+
 Needs: training losses by domain. Cost: none.
 Defaults: a .9, warm-up 2 % of the steps (the scripts: 2,000 steps) at natural proportions.
 Deviations: none in `paper`. In `ema_exp` R is kept as its logarithm, because exp(loss) overflows
@@ -69,7 +71,7 @@ class ODM(Mixer):
             means = domain_mean(losses, batch.domains, num_domains, nan, batch.mask)
             rewards = self._reward(state["rewards"], means, state["weights"])
             state["rewards"] = torch.where(means.isnan(), state["rewards"], rewards)
-            before, now = (_rate(num_domains, int(state["updates"]) + late) for late in (0, 1))
+            before, now = self._rates(view, int(state["updates"]))
             shares = self._shares(state["rewards"], before)
             state["weights"] = (1 - num_domains * now) * shares + now
             state["updates"] = state["updates"] + 1
@@ -83,6 +85,12 @@ class ODM(Mixer):
         if self.variant == "cumulative":
             return rewards + weighted / _REWARD_SCALE
         return a * rewards + (1 - a) * weighted
+
+    def _rates(self, view: View, updates: int) -> tuple[float, float]:
+        """Return eps_t-1 and eps_t: t counts updates, in the official code all steps."""
+        t = updates + 1 if self.variant == "paper" else view.step + 1
+        num_domains = len(view.domains)
+        return _rate(num_domains, t - 1 if updates else 0), _rate(num_domains, t)
 
     def _shares(self, rewards: Tensor, rate: float) -> Tensor:
         if self.variant != "ema_exp":

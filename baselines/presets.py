@@ -2,16 +2,15 @@
 
 `target_only` trains on the target alone, which a mixture has to beat where the target has text
 enough; `half_on_target` gives it half and divides the rest equally, which nobody had to compute and
-a targeted method has to beat. Each is a `static` mixture and shares its runs.
+a targeted method has to beat. Each is a `static` mixture by another name.
 
 Needs: a target that is trained on. Cost: none. Defaults: none. Deviations: none, there is no paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
 
@@ -19,9 +18,16 @@ from baselines.proxies import CONFIG
 from baselines.static import Static
 from harness.api import Mixer
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.api import State, View
+
 
 class Preset(Mixer):
     """A name for a static mixture."""
+
+    is_fixed: ClassVar[bool] = True
 
     def static(self) -> Static:
         """Return the mixture."""
@@ -35,9 +41,13 @@ class Preset(Mixer):
         """Return the weights by domain."""
         return self.static().foresee(prior, targets)
 
-    def plan(self, spec: Any, run: Callable[[Any], Any]) -> Any:
-        """Train at the static mixture."""
-        return run(replace(spec, mixer=self.static()))
+    def init(self, view: View) -> State:
+        """Fix the weights for the whole run."""
+        return self.static().init(view)
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Return the same weights [K] as ever."""
+        return state["weights"]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

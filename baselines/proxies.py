@@ -39,6 +39,8 @@ class Proxied(Mixer):
         """Return the spec at the proxies' size and length."""
         model = spec.model
         if self.proxy_size is not None:
+            if model.source is not None:
+                raise ValueError("proxy_size: model.source brings its own size; unset one of them")
             model = replace(model, size=self.proxy_size, config={})
         return replace(spec, model=model, num_steps=self.proxy_steps or spec.num_steps)
 
@@ -49,21 +51,17 @@ def static_at(weights: Tensor, domains: tuple[str, ...]) -> Static:
 
 
 def trained_at(
-    spec: Any, run: Callable[[Any], Any], mixtures: list[Static], role: str
+    spec: Any, run: Callable[[Any], Any], mixtures: list[Static], role: str, **changes: Any
 ) -> list[Any]:
     """Train a run of each mixture; return their results, with losses on the fixed probe set.
 
     All are asked for before the first is read, so that `steelyard plan` can list them.
     """
-    plural = len(mixtures) > 1
-    return [
-        run(
-            spec.auxiliary(
-                f"{role} {i + 1}" if plural else role, mixer=mixture, measure_probes=True
-            )
-        )
-        for i, mixture in enumerate(mixtures)
-    ]
+    found = []
+    for i, mixture in enumerate(mixtures):
+        label = f"{role} {i + 1}" if len(mixtures) > 1 else role
+        found.append(run(spec.auxiliary(label, mixer=mixture, measure_probes=True, **changes)))
+    return found
 
 
 def objective_weights(

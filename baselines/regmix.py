@@ -14,10 +14,12 @@ arXiv:2407.01492, section 3; details follow the official code, sail-sg/regmix at
 Needs: `mixtures` proxy runs, one of them at the prior. Cost: those runs. Defaults: 64 mixtures (the
 paper: 512, of models a thousand times smaller than the main one), 100,000 simulated, the best 128.
 Deviations: the objective is the run's target (the paper's: Pile-CC). The first mixture is the
-prior, from which the others are drawn. Trees stop early on a tenth of the proxies that they are not
-fitted to, where there are 20 proxies or more; the official code stops early on its test set. With
-fewer than 40 proxies a leaf may hold two of them rather than LightGBM's default of twenty, and the
-linear regressor is the sounder choice. All draws are from the same Dirichlet family.
+prior, from which the others are drawn; weights are not rounded to multiples of 2e-4 and mixtures
+not de-duplicated. The simulated draws follow step 1, where the official notebook draws from
+Dirichlet(prior). Trees stop early on the last tenth of the proxies, which they are not fitted to,
+where there are 20 or more; the official code stops early on its test set. A leaf holds a tenth of
+the fitted proxies, 2 to 20 of them (LightGBM's default is 20, which splits nothing in a small
+swarm). A regression that predicts one loss for all mixtures leaves the prior.
 """
 
 from __future__ import annotations
@@ -35,19 +37,16 @@ from baselines.proxies import (
     CONFIG,
     Count,
     Objective,
-    Positive,
     Proxied,
-    objective_weights,
     static_at,
     trained_at,
 )
 from baselines.static import Static
+from baselines.swarms import drawn, objective_losses
 from harness.rng import key
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-STRENGTHS = np.logspace(-1, np.log10(5), 15)
 
 Regressor = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
@@ -66,10 +65,15 @@ class RegMix(Proxied):
     """Mixtures whose loss is predicted."""
     top: Count = 128
     """Best predictions that are averaged."""
-    most: Positive = 15.0
+    most: Annotated[float, Field(strict=True, gt=1)] = 15.0
     """No mixture holds a domain more than so many times its natural share."""
     least: Annotated[float, Field(strict=True, ge=0, lt=1)] = 2e-4
     """Smaller weights count as 0."""
+
+    def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:
+        """Refuse a floor under which every weight of a mixture could fall."""
+        if self.least * len(domains) >= 1:
+            raise ValueError(f"least: {self.least} of {len(domains)} domains; give less than 1/K")
 
     def plan(self, spec: Any, run: Callable[[Any], Any]) -> Any:
         """Train the swarm, regress, then train the main run."""
@@ -84,37 +88,14 @@ class RegMix(Proxied):
         predict = REGRESSORS[self.regressor](np.stack([prior, *draws]), losses)
         many = drawn(prior, self.simulated, self.most, self.least, keyed)
         return run(
-            replace(spec, mixer=static_at(best_mean(many, predict(many), self.top), domains))
+            replace(spec, mixer=static_at(best_mean(many, predict(many), self.top, prior), domains))
         )
 
 
-def objective_losses(
-    found: list[Any], objective: Objective, targets: dict[str, float]
-) -> np.ndarray:
-    """Return the objective's probe loss [n] of each run."""
-    wanted = objective_weights(objective, found[0].domains, targets)
-    return np.array([sum(w * one.probe_losses[d] for d, w in wanted.items()) for one in found])
-
-
-def drawn(
-    prior: np.ndarray, number: int, most: float, least: float, keyed: np.random.Generator
-) -> np.ndarray:
-    """Return mixtures [number, K] of step 1."""
-    base, kept = prior**0.5 / (prior**0.5).sum(), np.empty((0, len(prior)))
-    caps = np.minimum(np.multiply(most, prior, where=prior > 0, out=np.zeros_like(prior)), 1.0)
-    while len(kept) < number:
-        strengths = keyed.choice(STRENGTHS, 2 * number + 16)
-        # a Dirichlet draw is a normalised row of gamma draws
-        gammas = keyed.standard_gamma(strengths[:, None] * base) + 1e-300
-        found = gammas / gammas.sum(1, keepdims=True)
-        found = found[(found <= caps + 1e-9).all(1)]
-        found = np.where(found < least, 0.0, found)
-        kept = np.concatenate([kept, found / found.sum(1, keepdims=True)])
-    return kept[:number]
-
-
-def best_mean(mixtures: np.ndarray, predictions: np.ndarray, top: int) -> Tensor:
-    """Return the mean [K] of the mixtures with the lowest predictions."""
+def best_mean(mixtures: np.ndarray, predictions: np.ndarray, top: int, prior: np.ndarray) -> Tensor:
+    """Return the mean [K] of the mixtures with the lowest predictions; the prior if all agree."""
+    if np.ptp(predictions) <= 1e-12 * np.abs(predictions).max():
+        return torch.from_numpy(prior)
     best = np.argsort(predictions, kind="stable")[:top]
     return torch.from_numpy(mixtures[best].mean(0))
 
@@ -129,15 +110,15 @@ def lightgbm(mixtures: np.ndarray, losses: np.ndarray) -> Callable[[np.ndarray],
     """Fit gradient-boosted trees with the official settings; what differs is in the docstring."""
     import lightgbm as lgb
 
+    held = len(losses) // 10 if len(losses) >= 20 else 0
+    fitted = len(losses) - held  # the prior's run is the first, and always among them
     settings = {"learning_rate": 0.01, "seed": 42, "num_threads": 1, "deterministic": True}
     settings |= {"objective": "regression", "metric": "l2", "verbosity": -1}
-    if len(losses) < 40:
-        settings |= {"min_data_in_leaf": 2, "min_data_in_bin": 1}
-    held = len(losses) // 10 if len(losses) >= 20 else 0
-    train = lgb.Dataset(mixtures[held:], losses[held:], params=settings)
+    settings |= {"min_data_in_leaf": min(20, max(2, fitted // 10)), "min_data_in_bin": 1}
+    train = lgb.Dataset(mixtures[:fitted], losses[:fitted], params=settings)
     watched = {}
     if held:
-        valid = lgb.Dataset(mixtures[:held], losses[:held], reference=train)
+        valid = lgb.Dataset(mixtures[fitted:], losses[fitted:], reference=train)
         watched = {"valid_sets": [valid], "callbacks": [lgb.early_stopping(3, verbose=False)]}
     return lgb.train(settings, train, num_boost_round=1000, **watched).predict
 

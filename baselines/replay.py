@@ -8,10 +8,12 @@ not billed to them. With w_t the weights that arm's main run sampled with at ste
   random_walk        from the first w_t, at each change a step of equal length in a random
                      direction: movement without knowledge
 
-A stretch of steps with equal weights is permuted as one, so that each mixture keeps the times that
-it lasts. A random step is drawn anew, up to 100 times, while it leaves the simplex, and is
-projected back to it then, which may shorten it. Proposed as controls by this project; the first is
-what the authors of LLM-Shearing expected to do about as well as their method.
+A stretch of steps with equal weights is permuted as one, so that each mixture keeps the time that
+it lasts, and never into the order that it had; an arm without changes, or one that weighs losses in
+place of sampling (DoGE online), is refused. A random step is drawn anew, up to 100 times, while it
+leaves the simplex, and is projected back to it then, which may shorten it. Proposed as controls by
+this project; the first is what the authors of LLM-Shearing expected to do about as well as their
+method.
 
 Needs: another arm. Cost: none of their own. Deviations: none, there is no paper.
 """
@@ -34,6 +36,8 @@ from harness.rng import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.api import State, View
+
 _BOUND = ConfigDict(**CONFIG, arbitrary_types_allowed=True)
 
 
@@ -53,6 +57,10 @@ class _Control(Mixer):
             raise ValueError(f"of: {self.of!r} is no other arm; {fix}")
         return self.bound(source=arms[self.of])  # type: ignore[call-arg]
 
+    def init(self, view: View) -> State:
+        """Refuse to run by itself: it is a name until a spec binds it."""
+        raise ValueError(f"{type(self).__name__} replays another arm of a spec; it has none here")
+
 
 @dataclass(frozen=True, kw_only=True, config=_BOUND)
 class _OfArm(Mixer):
@@ -67,7 +75,13 @@ class _OfArm(Mixer):
 
     def plan(self, spec: Any, run: Callable[[Any], Any]) -> Any:
         """Carry out the arm, then the main run on what becomes of its weights."""
-        found = self.source.plan(replace(spec, mixer=self.source), run)
+
+        def sampling(wanted: Any) -> Any:
+            if wanted.evaluation is not None and wanted.mixer.reweights:
+                raise ValueError("of: this arm weighs losses and samples alike; nothing to replay")
+            return run(wanted)
+
+        found = self.source.plan(replace(spec, mixer=self.source), sampling)
         mixer = self.made(found.weights, found.domains, spec.data_seed)
         return run(replace(spec, mixer=mixer))
 
@@ -90,9 +104,12 @@ class ShuffledOf(_OfArm):
     def made(self, weights: Tensor, domains: tuple[str, ...], seed: int) -> Mixer:
         """Return the stretches, permuted."""
         found = stretches(weights)
-        order = torch.randperm(len(found), generator=generator(seed, "shuffled schedule"))
-        shuffled = tuple(found[i] for i in order.tolist())
-        return Scheduled(domains=domains, stretches=shuffled)
+        if len(found) == 1:
+            raise ValueError("of: this arm's weights never change; there is nothing to shuffle")
+        keyed, order = generator(seed, "shuffled schedule"), list(range(len(found)))
+        while order == sorted(order):  # the arm itself would be no control
+            order = torch.randperm(len(found), generator=keyed).tolist()
+        return Scheduled(domains=domains, stretches=tuple(found[i] for i in order))
 
 
 class WalkOf(_OfArm):

@@ -55,7 +55,9 @@ class Shearing(Proxied):
 
     def plan(self, spec: Any, run: Callable[[Any], Any]) -> Any:
         """Train the reference, then the main run."""
-        (found,) = trained_at(self.small(spec), run, [Static(weights="natural")], "reference")
+        natural, small = Static(weights="natural"), self.small(spec)
+        # the rows that the main run will look at: others would differ from them for good
+        (found,) = trained_at(small, run, [natural], "reference", measure_rows=self.probe_rows)
         trained = sorted(name for name, domain in spec.corpus.domains.items() if domain.train)
         reference = {domain: found.probe_losses[domain] for domain in trained}
         settings = {name: getattr(self, name) for name in ("every", "clip", "c", "probe_rows")}

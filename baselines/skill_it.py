@@ -16,7 +16,8 @@ Needs: probe rows; K + 1 short runs. Cost: those runs (K runs of H steps, one of
 forward pass of the probe set each round. Defaults: eta .2 and window 3 (the official script for
 pre-training), 10 rounds, H a tenth of the main run's steps.
 Deviations: the loss is looked at once a round, while the official evaluations have a schedule of
-their own; the untrained model is measured after one step of the warm-up.
+their own; several targets weigh in by the run's weights; the untrained model is measured after one
+step at a rate of 1e-12.
 """
 
 from __future__ import annotations
@@ -69,14 +70,16 @@ class SkillIt(Proxied):
             self.small(spec), num_steps=self.proxy_steps or max(1, spec.num_steps // 10)
         )
         alone = [Static(weights={domain: 1.0}) for domain in domains]
-        untrained = replace(small, num_steps=1)
+        still = replace(small.optimizer, learning_rate=1e-12, weight_decay=0.0)
+        untrained = replace(small, num_steps=1, optimizer=still)
         (first,) = trained_at(untrained, run, [Static()], "untrained")
         after = trained_at(small, run, alone, "alone")
         before = first.probe_losses
         wanted = objective_weights(self.objective, domains, spec.targets)
         ends = [name for name, weight in sorted(wanted.items()) if weight > 0]
+        wanted = {name: weight * len(ends) for name, weight in wanted.items()}  # 1 where alike
         graph = {
-            domain: {j: max(0.0, (before[j] - one.probe_losses[j]) / before[j]) for j in ends}
+            domain: {j: wanted[j] * _drop(before[j], one.probe_losses[j]) for j in ends}
             for domain, one in zip(domains, after, strict=True)
         }
         shared = {name: getattr(self, name) for name in ("eta", "window", "rounds", "probe_rows")}
@@ -106,7 +109,7 @@ class SkillItMain(Mixer):
 
     def propose(self, view: View, state: State) -> Tensor:
         """Return the weights [K], set anew when a round begins."""
-        if view.step > 0 and view.step % max(1, view.num_steps // self.rounds) == 0:
+        if view.step > 0 and view.step % -(-view.num_steps // self.rounds) == 0:
             ends = next(iter(self.graph.values()))
             wanted = torch.tensor([float(j in ends) for j in view.probe_domains])
             losses = probe_losses(view, self.probe_rows, wanted)
@@ -114,3 +117,8 @@ class SkillItMain(Mixer):
             gains = self.eta * state["graph"] @ state["losses"].sum(0)
             state["weights"] = torch.softmax(gains, 0)
         return state["weights"]
+
+
+def _drop(before: float, after: float) -> float:
+    """Return the share of a loss that is gone, never negative; 0 where there was none to lose."""
+    return max(0.0, (before - after) / before) if before > 0 else 0.0

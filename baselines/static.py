@@ -10,7 +10,7 @@ Needs: nothing. Cost: none. Defaults: uniform. Deviations: none.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class Static(Mixer):
     """Constant sampling weights."""
 
+    is_fixed: ClassVar[bool] = True
     weights: (
         Literal["uniform", "natural", "target"]
         | dict[str, Annotated[float, Field(strict=True, ge=0)]]

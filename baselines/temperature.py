@@ -2,8 +2,8 @@
 
 p_k ~ q_k^(1/tau) with q the natural proportions (Conneau et al., "Unsupervised Cross-lingual
 Representation Learning at Scale", ACL 2020, arXiv:1911.02116, section 3.1, where the exponent 1/tau
-is called alpha and is .3; mT5, arXiv:2010.11934, has the same). It is a `static` mixture and shares
-its runs.
+is called alpha and is .3; mT5, arXiv:2010.11934, has the same). It is a `static` mixture by another
+name.
 
 Needs: nothing. Cost: none. Defaults: tau 1/.3. Deviations: none.
 """

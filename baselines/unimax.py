@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 class UniMax(Mixer):
     """Uniform sampling with at most `passes` over any domain."""
 
+    is_fixed: ClassVar[bool] = True
     passes: Positive = 4.0
     """Most passes over a domain's rows (N)."""
 

@@ -33,6 +33,7 @@ from harness.resolve import num_cores, resolve
 from harness.spec import Ablation
 from harness.trackers import UNREACHABLE
 from harness.worker import Outcome, Progress, Site, Task
+from harness.worker import finished as finished_outcome
 
 if TYPE_CHECKING:
     from harness.corpus import TokenStore
@@ -51,6 +52,7 @@ class Cells:
         pairs = [{"run_id": run_id, "role": role} for run_id, role in outcome.auxiliary]
         cell |= {"status": outcome.status, "run_id": outcome.run_id, "reason": outcome.reason}
         cell |= {"auxiliary": pairs, "shown": list(outcome.shown)}
+        cell["plan_seconds"] = outcome.plan_seconds
         self.save()
 
     def save(self) -> None:
@@ -154,8 +156,7 @@ def run_ablation(
 
         display.open(len(tasks), len(found))
         for task, carried in found.items():
-            done = Outcome("finished", carried.main, carried.auxiliary, carried.shown)
-            cells.settle(task.label, task.seed, done)
+            cells.settle(task.label, task.seed, finished_outcome(carried))
             mirror.replay(out / "runs" / carried.main, ablation.name, task.label)
             for run_id, _ in carried.auxiliary:
                 mirror.replay(out / "runs" / run_id, ablation.name, "auxiliary")
@@ -207,7 +208,7 @@ def _cells(ablation: Ablation, out: Path, store: TokenStore, model_id: str, comm
     path.parent.mkdir(exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     pending: dict[str, Any] = {"status": "pending", "run_id": None, "reason": None}
-    pending |= {"auxiliary": [], "shown": []}
+    pending |= {"auxiliary": [], "shown": [], "plan_seconds": 0.0}
     content = {
         "schema": SCHEMA,
         "name": ablation.name,

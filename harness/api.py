@@ -127,6 +127,8 @@ class Mixer:
     """True: `observe` changes the loss, so it runs before backward."""
     is_control: ClassVar[bool] = False
     """True: an arm of it is descriptive unless the spec says otherwise."""
+    is_fixed: ClassVar[bool] = False
+    """True: its weights are written down, or follow from sizes: they cost nobody anything."""
     tunes: ClassVar[bool] = False
     """True: its plan chooses settings on the tuning set, as a sweep does, and may ask for that."""
 
@@ -139,7 +141,10 @@ class Mixer:
         return self
 
     def others(self) -> tuple[Mixer, ...]:
-        """Return the mixers of other arms that the plan looks at: shown with it, never billed."""
+        """Return the mixers of other arms that the plan looks at: shown with it, never billed.
+
+        Each must be an arm of the same spec, which pays for it, and this one is then a control.
+        """
         return ()
 
     def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:

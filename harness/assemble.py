@@ -112,8 +112,7 @@ def measure(loop: Loop, store: TokenStore) -> dict[str, dict[str, float] | None]
     """Return what the spec wants measured for a plan after the last step, billed to the method."""
     spec, tuning = loop.spec, None
     if spec.measure_tuning:
-        rows = spec.evaluation.rows if spec.evaluation else Evaluation().rows
-        plan = Evaluation(rows=rows, splits=("tuning",))
+        plan = Evaluation(rows=spec.measure_rows, splits=("tuning",))
         evaluator = _evaluator(replace(spec, evaluation=plan), store, loop.view.row_flops, 32)
         assert evaluator is not None
         with loop.meter.section("mixer", synchronize=True):

@@ -32,8 +32,14 @@ def describe(mixer: Mixer) -> dict[str, Any]:
 
 
 def _plain(setting: Any) -> Any:
-    """Return a setting as JSON values; a mixer among them, of another arm, by its identity."""
-    return describe(setting) if isinstance(setting, Mixer) else to_json(setting)
+    """Return a setting as JSON values; mixers in it, of other arms, by their identity."""
+    if isinstance(setting, Mixer):
+        return describe(setting)
+    if isinstance(setting, list | tuple):
+        return [_plain(part) for part in setting]
+    if isinstance(setting, dict):
+        return {to_json(key): _plain(part) for key, part in setting.items()}
+    return to_json(setting)
 
 
 @cache  # read once, near the import: a file that is edited later is not what runs

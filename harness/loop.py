@@ -123,8 +123,7 @@ class Loop:
 
     def measure_probes(self) -> dict[str, float]:
         """Return the mean loss on the fixed probe set by domain, in nats per token; billed."""
-        rows = self.spec.evaluation.rows if self.spec.evaluation else 64
-        batch = self.view.probes(rows, fixed=True)
+        batch = self.view.probes(self.spec.measure_rows, fixed=True)
         names = self.view.probe_domains
         nothing = torch.zeros(len(names))
         losses = self.view.token_losses(batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.files import read_json, write_json
 from harness.records import HEADER
@@ -20,13 +20,15 @@ class Carried:
     main: str
     auxiliary: tuple[tuple[str, str], ...]  # (run id, role), billed
     shown: tuple[str, ...] = ()  # run ids of other arms that the plan looked at, billed to those
+    seconds: float = 0.0  # of the plan's own work beside its runs: fits, searches
 
 
 def remember(out: Path, spec: RunSpec, carried: Carried) -> None:
     """Write down what the plan of `spec` led to."""
     (out / "plans").mkdir(exist_ok=True)
     pairs = [{"run_id": run_id, "role": role} for run_id, role in carried.auxiliary]
-    content = {"main": carried.main, "auxiliary": pairs, "shown": carried.shown}
+    content: dict[str, Any] = {"main": carried.main, "auxiliary": pairs}
+    content |= {"shown": carried.shown, "seconds": carried.seconds}
     write_json(out / "plans" / f"{spec.run_id}.json", content)
 
 
@@ -41,4 +43,4 @@ def recall(out: Path, spec: RunSpec) -> Carried | None:
         header = read_json(out / "runs" / run_id / HEADER)
         if header is None or header["status"] != "finished":
             return None
-    return Carried(plan["main"], others, shown)
+    return Carried(plan["main"], others, shown, plan.get("seconds", 0.0))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from harness.api import Mixer
 from harness.errors import SpecError
 from harness.files import read_json
 from harness.identity import describe
@@ -85,7 +84,8 @@ def check_name(ablation: Ablation, out: Path, text_id: str, model_id: str) -> No
     if not is_same_text and not {"domains", "splits", "tokenizer"} & set(changed):
         changed.append("the text of its domains, or the version of what cuts it into tokens")
     arms = {label: old["arms"][label] for label in new["arms"] if label in old["arms"]}
-    changed += [f"arms.{label}" for label in arms if arms[label] != new["arms"][label]]
+    apart = {"fixed": None}  # what the method's class says is not what was asked
+    changed += [f"arms.{i}" for i in arms if {**arms[i], **apart} != {**new["arms"][i], **apart}]
     changed += [f"arms.{label} (gone)" for label in old["arms"] if label not in new["arms"]]
     changed += ["seeds (some gone)"] if set(old["seeds"]) - set(new["seeds"]) else []
     if changed:
@@ -103,8 +103,7 @@ def plain(ablation: Ablation) -> dict[str, Any]:
 
 def _plain_arm(arm: Arm) -> dict[str, Any]:
     values = {f.name: getattr(arm, f.name) for f in fields(arm)}
-    fixed = type(arm.settings).foresee is not Mixer.foresee  # weights that nobody had to compute
-    settled = {"control": arm.is_control, "fixed": fixed}
+    settled = {"control": arm.is_control, "fixed": arm.settings.is_fixed}
     return {**values, **settled, "settings": describe(arm.settings)["settings"]}
 
 

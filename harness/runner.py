@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from harness.corpus import TokenStore
 
 
+OTHER_ARM = "another arm"  # what a run is for that a plan looks at and another arm pays for
+
+
 @dataclass(frozen=True)
 class RunResult:
     """What a plan may know of a finished run; nothing held out."""
@@ -66,25 +70,36 @@ class Runner:
         """Execute the plan of the spec's mixer; the run it returns is the main run."""
         asked: dict[str, RunSpec] = {}
         shown = self._carry_out_others(spec)
+        trained = 0.0
 
         def run(wanted: RunSpec) -> RunResult:
-            if wanted.measure_tuning and not spec.mixer.tunes:
+            nonlocal trained
+            if wanted.run_id in shown:
+                wanted = replace(wanted, label=OTHER_ARM)
+            elif wanted.measure_tuning and not spec.mixer.tunes:
                 raise RuntimeError(
                     f"{type(spec.mixer).__name__}.plan asks for the tuning set; set tunes = True"
                 )
-            if wanted.run_id not in shown:
-                asked[wanted.run_id] = wanted
-            return self.ensure(wanted)
+            asked[wanted.run_id] = wanted
+            start = time.perf_counter()
+            result = self.ensure(wanted)
+            trained += time.perf_counter() - start
+            return result
 
+        start = time.perf_counter()
         main = spec.mixer.plan(spec, run)
-        with_results = [run_id for run_id, wanted in asked.items() if wanted.evaluation is not None]
+        seconds = time.perf_counter() - start - trained
+        own = {i: wanted for i, wanted in asked.items() if i not in shown or i == main.run_id}
+        with_results = [run_id for run_id, wanted in own.items() if wanted.evaluation is not None]
         if with_results != [main.run_id]:
             raise RuntimeError(
                 f"{type(spec.mixer).__name__}.plan must ask for one run with evaluation and return "
                 "it; make the runs before it by spec.auxiliary(...)"
             )
-        others = tuple((i, wanted.label) for i, wanted in asked.items() if i != main.run_id)
-        carried = Carried(main.run_id, others, tuple(shown))
+        others = tuple((i, wanted.label) for i, wanted in own.items() if i != main.run_id)
+        carried = Carried(
+            main.run_id, others, tuple(i for i in shown if i != main.run_id), round(seconds, 6)
+        )
         remember(self.out, spec, carried)
         return carried
 
@@ -92,7 +107,10 @@ class Runner:
         """Carry out the arms that the plan of `spec` looks at; return the ids of their runs."""
         found: dict[str, None] = {}
         for mixer in spec.mixer.others():
-            carried = self.carry_out(replace(spec, mixer=mixer))
+            try:
+                carried = self.carry_out(replace(spec, mixer=mixer, label=OTHER_ARM))
+            except RunFailedError as error:
+                raise RunFailedError(f"the arm that it looks at failed: {error}") from error
             ids = (carried.main, *(run_id for run_id, _ in carried.auxiliary), *carried.shown)
             found |= dict.fromkeys(ids)
         return found

@@ -329,8 +329,7 @@ class Arm:
     @property
     def is_control(self) -> bool:
         """Whether the arm is descriptive."""
-        declared: bool = getattr(self.settings, "is_control", False)
-        return declared if self.control is None else self.control
+        return bool(self.settings.is_control) if self.control is None else self.control
 
 
 Auto = Literal["auto"]
@@ -448,6 +447,8 @@ class RunSpec:
     """Measure the fixed probe set at the end, billed to the method: what a plan may learn."""
     measure_tuning: bool = False
     """Measure the tuning set at the end, billed to the method: for a plan that tunes."""
+    measure_rows: Count = 64
+    """Rows per domain that these two look at; all there are where a domain has fewer."""
     label: str = ""
     """What the run is for (an arm's label, or a role like "reference"); not its identity."""
     max_repetitions: float | None = None
@@ -463,8 +464,14 @@ class RunSpec:
     """Versions of what computes: steelyard's minor version, torch, transformers."""
 
     def auxiliary(self, label: str, **changes: Any) -> RunSpec:
-        """Return this spec as a run that a method asks for on the way, with `changes`."""
-        return replace(self, evaluation=None, label=label, **changes)
+        """Return this spec as a run that a method asks for on the way, with `changes`.
+
+        It is measured on as many rows as the main run is evaluated on, and has no cap on
+        repetitions, which is about the run that is compared.
+        """
+        rows = self.evaluation.rows if self.evaluation else self.measure_rows
+        settings: dict[str, Any] = {"measure_rows": rows, "max_repetitions": None, **changes}
+        return replace(self, evaluation=None, label=label, **settings)
 
     @property
     def canonical(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from harness.api import Mixer
 from harness.arguments import parse
 from harness.binding import bound
 from harness.errors import SpecError
+from harness.identity import describe
 from harness.spec import Ablation
 
 FindMethod = Callable[[str], type[Mixer]]
@@ -43,10 +44,30 @@ def load_ablation(path: Path, overrides: Sequence[str], find_method: FindMethod)
         except Exception as error:  # whatever a user's own check does
             raise SpecError(f"{path}: arms.{label}.settings.{error}") from None
     try:
-        bound({label: arm.settings for label, arm in ablation.arms.items()})
+        _check_controls(ablation)
     except ValueError as error:
         raise SpecError(f"{path}: arms.{error}") from None
     return ablation
+
+
+def _check_controls(ablation: Ablation) -> None:
+    """Refuse a method that looks at runs which no arm pays for, and a control that is tested."""
+    mixers = bound({label: arm.settings for label, arm in ablation.arms.items()})
+    known = {label: describe(mixer) for label, mixer in mixers.items()}
+    for label, mixer in mixers.items():
+        arm = ablation.arms[label]
+        for other in mixer.others():
+            named = [name for name in known if name != label and known[name] == describe(other)]
+            if not named:
+                what = type(other).__name__
+                raise ValueError(f"{label}: looks at runs of {what}, which is no arm of this spec")
+            seeds = [ablation.arms[name].data_seed for name in named]
+            if arm.data_seed not in seeds:
+                fix = f"set it as in arms.{named[0]}"
+                raise ValueError(f"{label}.data_seed: {arm.data_seed}, of runs that differ; {fix}")
+            if not arm.is_control:
+                why = "what it looks at is billed to another arm"
+                raise ValueError(f"{label}.control: must be true, since {why}; remove the key")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harness.plans import Carried
 from harness.spec import Checkpoint, Corpus, RunSpec
 from harness.trackers import Mirror, open_trackers
 
@@ -41,8 +42,15 @@ class Outcome(NamedTuple):
     status: str  # finished, failed or interrupted
     run_id: str | None = None
     auxiliary: tuple[tuple[str, str], ...] = ()  # (run id, role)
-    shown: tuple[str, ...] = ()  # run ids of other arms, billed to those
     reason: str | None = None
+    shown: tuple[str, ...] = ()  # run ids of other arms, billed to those
+    plan_seconds: float = 0.0  # of the plan's own work beside its runs
+
+
+def finished(carried: Carried) -> Outcome:
+    """Return the outcome of a plan that was carried out."""
+    beside = (carried.shown, carried.seconds)
+    return Outcome("finished", carried.main, carried.auxiliary, None, *beside)
 
 
 class Notice(NamedTuple):
@@ -149,7 +157,7 @@ def _carry_out(task: Task, desk: _Desk) -> Outcome:
         return Outcome("interrupted")
     except (Exception, SystemExit) as error:
         return Outcome("failed", reason=one_line(error))
-    return Outcome("finished", carried.main, carried.auxiliary, carried.shown)
+    return finished(carried)
 
 
 class _Watch:
@@ -169,7 +177,8 @@ class _Watch:
         self.desk.mirror.finish(header["status"], header["costs"])
 
     def _label(self) -> str:
-        return self.task.label if self.spec.evaluation is not None else "auxiliary"
+        is_main = self.spec.evaluation is not None and self.spec.label == self.task.label
+        return self.task.label if is_main else "auxiliary"
 
     def resumed(self, records: list[dict[str, Any]]) -> None:
         for record in records:  # all at once, so wait for a tracker rather than outrun it

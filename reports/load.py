@@ -120,14 +120,16 @@ def _grid(header: Json) -> pd.DataFrame:
         same = {"arm": arm, "method": entry["method"], "control": bool(entry.get("control"))}
         for run in entry["runs"]:
             main = {"seed": run["seed"], "role": "main", "status": run["status"]}
+            planned = {"plan_seconds": run.get("plan_seconds", 0.0)}
             rows.append(
-                same | main | {"run_id": run.get("run_id"), "reason": run.get("reason")},
+                same | main | planned | {"run_id": run.get("run_id"), "reason": run.get("reason")},
             )
             # A plan may ask for one run twice; it trained once and is billed once.
             distinct = {a["run_id"]: a["role"] for a in run.get("auxiliary") or []}
             for run_id, role in distinct.items():
                 rows.append(same | main | {"role": role, "status": None, "run_id": run_id})
     columns = ["arm", "method", "control", "seed", "role", "status", "run_id", "reason"]
+    columns += ["plan_seconds"]
     grid = pd.DataFrame(rows, columns=columns, dtype=object)  # so that None stays None
     return grid.astype({"control": bool, "seed": int})
 

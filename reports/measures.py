@@ -118,8 +118,9 @@ def by_seed(evidence: Evidence, metric: str) -> dict[str, dict[int, float]]:
 def costs(evidence: Evidence) -> pd.DataFrame:
     """Return what each finished arm and seed cost, in seconds and FLOPs.
 
-    overhead = mixer account of the main run + (train + mixer) of every auxiliary run. It is NaN
-    where an auxiliary run has no account, because a part of a bill would look like the whole.
+    overhead = mixer account of the main run + (train + mixer) of every auxiliary run + the seconds
+    of the plan's own work (fits, searches), which is shown with the auxiliary runs. It is NaN where
+    an auxiliary run has no account, because a part of a bill would look like the whole.
     """
     main = main_runs(evidence)
     auxiliary = evidence.runs[evidence.runs["role"] != "main"]
@@ -137,6 +138,8 @@ def costs(evidence: Evidence) -> pd.DataFrame:
         table[f"auxiliary_{unit}"] = [
             float(b) if has else 0.0 for b, has in zip(billed, has_bill, strict=True)
         ]
+        if unit == "seconds":
+            table["auxiliary_seconds"] += main["plan_seconds"].astype(float).fillna(0.0).to_numpy()
         table[f"overhead_{unit}"] = table[f"mixer_{unit}"] + table[f"auxiliary_{unit}"]
         table[f"eval_{unit}"] = main[f"eval_{unit}"]
         table[f"save_{unit}"] = main[f"save_{unit}"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from harness.api import Batch, Direction
 from harness.rng import generator
+from harness.spec import Model, Optimizer
 
 
 class Bigram(nn.Module):
@@ -127,13 +128,20 @@ class PlanSpec:
     unseen: str = ""
     targets: dict[str, float] = field(default_factory=lambda: {"a": 1.0})
     mixer: Any = None
-    model: Any = field(default_factory=lambda: SimpleNamespace(size="nano"))
+    model: Any = field(default_factory=Model)
+    optimizer: Optimizer = Optimizer()
     num_steps: int = 100
     data_seed: int = 0
     label: str = ""
     measure_probes: bool = False
     measure_tuning: bool = False
+    measure_rows: int = 64
     is_evaluated: bool = True
+
+    @property
+    def evaluation(self) -> Any:
+        """None on auxiliary runs."""
+        return "there is one" if self.is_evaluated else None
 
     @property
     def corpus(self) -> Any:

@@ -54,7 +54,7 @@ def list_methods(methods: dict[str, type], console: Console) -> None:
             table.add_column(column, overflow="fold", ratio=None if column == "name" else 1)
         table.columns[2].ratio, table.columns[2].min_width = None, 10
         for name, method in methods.items():
-            if bool(getattr(method, "is_control", False)) is controls:
+            if issubclass(method, Mixer) and method.is_control is controls:
                 paper = next(iter(papers(method)), "")
                 told = [_clause(section(method, part)) for part in ("Needs", "Cost")]
                 table.add_row(Text(name, style="bold"), summary(method), paper, *told)

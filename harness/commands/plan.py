@@ -229,11 +229,7 @@ def _asked(spec: RunSpec, out: Path, problems: list[str]) -> list[RunSpec]:
     if type(spec.mixer).plan is Mixer.plan:
         return [spec]
     asked: dict[str, RunSpec] = {}
-    looked_at = {
-        wanted.run_id
-        for mixer in spec.mixer.others()
-        for wanted in _asked(replace(spec, mixer=mixer), out, [])
-    }
+    looked_at = _looked_at(spec, out)
     trained = tuple(sorted(name for name, d in spec.corpus.domains.items() if d.train))
 
     def run(wanted: RunSpec) -> Foreseen:
@@ -249,6 +245,15 @@ def _asked(spec: RunSpec, out: Path, problems: list[str]) -> list[RunSpec]:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         problems.append(f"arms.{spec.label}: its plan fails: {what}")
     return list(asked.values())
+
+
+def _looked_at(spec: RunSpec, out: Path) -> set[str]:
+    """Return the ids of other arms' runs that the plan looks at, and those look at in turn."""
+    found: set[str] = set()
+    for mixer in spec.mixer.others():
+        other = replace(spec, mixer=mixer)
+        found |= {wanted.run_id for wanted in _asked(other, out, [])} | _looked_at(other, out)
+    return found
 
 
 def _status(folder: Path) -> str:

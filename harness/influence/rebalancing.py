@@ -51,7 +51,7 @@ def refresh(view: View, state: State, plan: Schedule, number: int) -> Refreshed:
     facts = compared(view, estimator, drawn.unseen, drawn.query, scores)
     facts |= {"estimator": estimator.kind, "scored_rows": len(drawn.rows.rows)}
     facts |= {"estimator_flops": found.about["flops"], "stale": 0}
-    trusted = plan.stale_below == 0 or float(facts["spearman"]) >= plan.stale_below  # type: ignore[arg-type]
+    trusted = float(facts["spearman"]) >= _least(plan) or _least(plan) == 0  # type: ignore[arg-type]
     if fit_is_due or trusted:
         return replace(found, fidelity=facts)
     before = view.spent
@@ -80,9 +80,15 @@ class _Drawn:
 
 def _compares(plan: Schedule, number: int) -> bool:
     """Tell whether to compare now: a fit that is kept is looked at whenever it is used."""
-    if plan.refit != 1 and (plan.stale_below > 0 or plan.fidelity_every > 0):
+    if plan.refit != 1 and (_least(plan) > 0 or plan.fidelity_every > 0):
         return True
     return plan.fidelity_every > 0 and number % plan.fidelity_every == 0
+
+
+def _least(plan: Schedule) -> float:
+    """Return the correlation under which a kept fit is stale: the plan's, else the estimator's."""
+    own: float = getattr(plan.estimator, "stale_below", 0.0)  # of one that has to be trained
+    return plan.stale_below or own
 
 
 def _estimator(plan: Schedule) -> Any:

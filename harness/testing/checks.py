@@ -6,6 +6,7 @@ checked with the mixer that the plan gave them, so a proxy is held to what a mai
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import multiprocessing
 import os
@@ -25,7 +26,7 @@ from harness.records import RECORDS, read_records
 from harness.runner import Runner, RunResult, open_finished
 from harness.spec import RunSpec
 from harness.testing.world import ONLY_AT_THE_END, Onlooker, World, assemble_loop
-from harness.testing.wrappers import Guarded, Reordered, Told
+from harness.testing.wrappers import Guarded, Reordered, Told, told
 
 SURPRISES = ("constant losses", "extreme losses", "zero losses", "one domain a batch", "zero prior")
 STOPS = (0, 1, 5, 7, 11)
@@ -51,11 +52,12 @@ def carry_out(
     mixer: Mixer,
     folder: Path,
     wrap: Callable[[Mixer], Mixer] = lambda mixer: mixer,
+    tell: Callable[[RunResult], RunResult] = lambda result: result,
     **changes: Any,
 ) -> Carried:
     """Carry out the mixer's plan with each run's mixer wrapped; other arms' runs are left plain."""
     spec = world.spec(**changes)
-    runner = Runner(folder, world.store, ONLY_AT_THE_END, lambda spec: _Eager())
+    runner = runner_in(folder, world)
     others = [runner.carry_out(replace(spec, mixer=other)) for other in mixer.others()]
     known = {i for one in others for i in (one.main, *(i for i, _ in one.auxiliary), *one.shown)}
     asked: dict[str, RunSpec] = {}
@@ -65,19 +67,28 @@ def carry_out(
             return runner.ensure(wanted)
         wrapped = replace(wanted, mixer=wrap(wanted.mixer))
         asked[wrapped.run_id] = wrapped
-        return runner.ensure(wrapped)
+        return tell(runner.ensure(wrapped))
 
     main = mixer.plan(spec, run)
     return Carried(folder, tuple(asked.values()), main)
 
 
-class _Eager(Onlooker):
-    """Looks on."""
+def runner_in(folder: Path, world: World) -> Runner:
+    """Return a runner that nobody watches."""
+    return Runner(folder, world.store, ONLY_AT_THE_END, lambda spec: Onlooker())
 
 
 def distinct(carried: Carried) -> list[RunSpec]:
-    """Return one run for each class of mixer in the plan: its proxies are alike."""
-    return list({type(spec.mixer): spec for spec in carried.specs}.values())
+    """Return one run for each class and role in the plan: its proxies are alike."""
+    kinds = {(type(spec.mixer), spec.evaluation is None): spec for spec in carried.specs}
+    return list(kinds.values())
+
+
+def runs_as_an_arm(world: World, mixer: Mixer, folder: Path) -> None:
+    """Its settings fit, and the runner accepts its plan: one evaluated run, nothing held out."""
+    spec = world.spec(mixer=mixer)
+    mixer.check(world.store.trained, spec.targets)
+    runner_in(folder, world).carry_out(spec)
 
 
 def loop_of(carried: Carried, spec: RunSpec, world: World, folder: Path, watch: Onlooker) -> Loop:
@@ -93,8 +104,12 @@ def keeps_the_contract(world: World, mixer: Mixer, folder: Path) -> None:
 
 def stands(world: World, mixer: Mixer, folder: Path, surprise: str) -> None:
     """Weights stay finite and on the simplex, whatever the mixer is told: the loop checks them."""
-    carried = carry_out(world, mixer, folder, lambda inner: Told(inner, how=surprise))
-    assert carried.main.weights.isfinite().all()
+
+    def tell(result: RunResult) -> RunResult:
+        probes, tuning = (told(x, surprise) for x in (result.probe_losses, result.tuning_losses))
+        return replace(result, probe_losses=probes, tuning_losses=tuning)
+
+    carry_out(world, mixer, folder, lambda inner: Told(inner, how=surprise), tell)
 
 
 def ignores_the_order_of_domains(world: World, mixer: Mixer, folder: Path) -> None:
@@ -105,12 +120,16 @@ def ignores_the_order_of_domains(world: World, mixer: Mixer, folder: Path) -> No
 
 def resumes(carried: Carried, spec: RunSpec, world: World, folder: Path) -> None:
     """Stopped after any step and taken up again, a run ends in the same bits."""
-    whole = loop_of(carried, spec, world, folder / "whole", Onlooker())
+
+    def anew() -> RunSpec:  # what a mixer hides outside of its state does not reach the next run
+        return replace(spec, mixer=copy.deepcopy(spec.mixer))
+
+    whole = loop_of(carried, anew(), world, folder / "whole", Onlooker())
     whole.run()
     wanted = ending(whole)
     for stop in (step for step in STOPS if step < spec.num_steps):
         place = folder / f"stopped at {stop}"
-        first = loop_of(carried, spec, world, place, Onlooker(stop_after=stop))
+        first = loop_of(carried, anew(), world, place, Onlooker(stop_after=stop))
         if stop == 0:  # saved before the first step
             first.start()
             first.save()
@@ -122,7 +141,7 @@ def resumes(carried: Carried, spec: RunSpec, world: World, folder: Path) -> None
                 pass
             else:
                 raise AssertionError(f"it did not stop after step {stop}")
-        again = loop_of(carried, spec, world, place, Onlooker())
+        again = loop_of(carried, anew(), world, place, Onlooker())
         again.run()
         for what, found in ending(again).items():
             name = type(spec.mixer).__name__
@@ -141,9 +160,15 @@ def ending(loop: Loop) -> dict[str, Any]:
         for name, cost in loop.meter.to_json().items()
         if isinstance(cost, dict) and "flops" in cost
     }
+    moments = {
+        f"{number} {name}": value
+        for number, saved in loop.view.optimizer.state_dict()["state"].items()
+        for name, value in saved.items()
+    }
     return {
         "records": records,
         "parameters": fingerprint(model),
+        "moments": fingerprint(moments),
         "states": fingerprint(loop.state),
         "costs": costs,
     }
@@ -159,7 +184,7 @@ def fingerprint(tensors: Mapping[str, Any]) -> str:
 
 
 def stays_small(carried: Carried, spec: RunSpec, world: World, folder: Path) -> None:
-    """What a mixer remembers does not grow with every step."""
+    """What a mixer remembers does not grow in the second half of a run."""
     loop = loop_of(carried, spec, world, folder, Onlooker())
     loop.start()
     sizes = []
@@ -186,5 +211,13 @@ def _main_of(world: World, mixer: Mixer, folder: Path) -> tuple[str, str]:
 @cache
 def _elsewhere() -> ProcessPoolExecutor:
     """Return a process that has imported torch: one for all tests of this one."""
+    before = os.environ.get("PYTHONHASHSEED")
     os.environ["PYTHONHASHSEED"] = "4711"  # of the child; ours was settled when we started
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        pool.submit(os.getpid).result()  # started with it
+    finally:
+        os.environ.pop("PYTHONHASHSEED")
+        if before is not None:
+            os.environ["PYTHONHASHSEED"] = before
+    return pool

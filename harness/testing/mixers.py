@@ -41,6 +41,10 @@ class MixerContract:
         """Return the plan, carried out in that world."""
         return checks.carry_out(two, tested, tmp_path_factory.mktemp("carried"))
 
+    def test_it_runs_as_an_arm(self, tested: Mixer, two: World, tmp_path: Path) -> None:
+        """The runner accepts its settings and its plan."""
+        checks.runs_as_an_arm(two, tested, tmp_path)
+
     @pytest.mark.parametrize("num_domains", [1, 2, 5])
     def test_every_call_keeps_the_contract(
         self, tested: Mixer, num_domains: int, tmp_path: Path
@@ -69,7 +73,7 @@ class MixerContract:
     def test_its_state_does_not_grow(
         self, carried: checks.Carried, two: World, tmp_path: Path
     ) -> None:
-        """A checkpoint after a million steps is no larger than after ten."""
+        """Not with every step: what it needs for a run's length is there from the start."""
         for i, spec in enumerate(checks.distinct(carried)):
             checks.stays_small(carried, spec, two, tmp_path / str(i))
 

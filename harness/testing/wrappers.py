@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from harness.api import Batch, State
+    from harness.api import Batch, Direction, State
 
 _BESIDE = "beside:"
 SERVICES = frozenset(name for name in vars(View) if not name.startswith("_"))
@@ -36,12 +36,16 @@ class StrictView:
 
     def __init__(self, view: Any, **changes: Any) -> None:
         """Wrap a view; `changes` are answers of its own."""
-        vars(self).update(_view=view, _changes=changes)
+
+        def answer(name: str) -> Any:  # a closure: no attribute leads to the view
+            return changes[name] if name in changes else getattr(view, name)
+
+        vars(self)["_answer"] = answer
 
     def __getattr__(self, name: str) -> Any:
         if name not in SERVICES:
             raise AssertionError(f"the method reads view.{name}, which the contract does not offer")
-        return self._changes[name] if name in self._changes else getattr(self._view, name)
+        return vars(self)["_answer"](name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AssertionError(f"the method writes view.{name}; a view is for reading")
@@ -91,15 +95,15 @@ class Guarded(Wrapper):
 
     def observe(self, view: View, state: State, batch: Batch, losses: Tensor) -> Tensor:
         """Check an observation; losses and batch may not be written to either."""
-        told = copy.deepcopy((batch, losses))
+        told = copy.deepcopy({**vars(batch), "losses": losses})
         found = self._called(
             view, "observe", lambda strict: self.inner.observe(strict, state, batch, losses)
         )
         _check_state(state, self.inner)
         where = f"{_name(self.inner)}.observe at step {view.step}"
         row_weights(found, len(batch.rows), self.inner.reweights, where)
-        assert torch.equal(losses, told[1]), f"{where} writes to the losses"
-        assert torch.equal(batch.domains, told[0].domains), f"{where} writes to the batch"
+        for name, value in {**vars(batch), "losses": losses}.items():
+            assert torch.equal(value, told[name]), f"{where} writes to the batch's {name}"
         weights: Tensor = found
         return weights
 
@@ -122,7 +126,7 @@ class Guarded(Wrapper):
 
 
 WATCHED = ("parameters", "gradients", "the optimizer", "torch's generator", "numpy's generator",
-           "Python's generator", "the mode of the model")  # fmt: skip
+           "Python's generator", "the mode of the model", "the view's own tensors")  # fmt: skip
 
 
 def _surroundings(view: View) -> tuple[Any, ...]:
@@ -135,6 +139,7 @@ def _surroundings(view: View) -> tuple[Any, ...]:
         np.random.get_state(),  # noqa: NPY002
         random.getstate(),
         (model.training, [p.requires_grad for p in model.parameters()]),
+        [tensor.clone() for tensor in (view.prior, view.targets, view.seen, view.train_rows)],
     )
 
 
@@ -162,7 +167,7 @@ def _name(mixer: Mixer) -> str:
 
 @dataclass(frozen=True)
 class Told(Wrapper):
-    """Changes what the inner mixer is told of the run."""
+    """Changes what the inner mixer is told of the run: by `observe` and by the view's services."""
 
     how: str = "constant losses"
     """constant losses, extreme losses, zero losses, one domain a batch, or zero prior."""
@@ -182,20 +187,44 @@ class Told(Wrapper):
             mine = batch.domains == batch.domains[0]
             some = self.inner.observe(view, state, batch.select(mine), losses[mine])
             return torch.ones(len(mine)).to(some).masked_scatter(mine, some)
-        changed = {
-            "constant losses": torch.full_like(losses, 3.0),
-            "zero losses": torch.zeros_like(losses),
-            "extreme losses": torch.where(batch.domains[:, None] == 0, 1e4, 1e-4).to(losses),
-        }
-        return self.inner.observe(view, state, batch, changed.get(self.how, losses) * batch.mask)
+        return self.inner.observe(view, state, batch, self._changed(batch, losses))
+
+    def _changed(self, batch: Batch, losses: Tensor) -> Tensor:
+        if self.how not in _LOSSES:
+            return losses
+        first, others = _LOSSES[self.how]
+        return torch.where(batch.domains[:, None] == 0, first, others).to(losses) * batch.mask
 
     def _seen(self, view: View) -> View:
-        if self.how != "zero prior" or len(view.domains) == 1:
-            return view
-        prior = view.prior.clone()
-        prior[-1] = 0.0
-        seen: Any = StrictView(view, prior=prior / prior.sum())
+        changes: dict[str, Any] = {}
+        if self.how == "zero prior" and len(view.domains) > 1:
+            prior = view.prior.clone()
+            prior[-1] = 0.0
+            changes["prior"] = prior / prior.sum()
+        if self.how in _LOSSES:
+            scale = _LOSSES[self.how][0] / 3.0  # a gradient grows as its loss does
+
+            def token_losses(batch: Batch, *rest: Any, **named: Any) -> Tensor:
+                return self._changed(batch, view.token_losses(batch, *rest, **named))
+
+            def gradient(batch: Batch) -> Direction:
+                return {name: scale * part for name, part in view.gradient(batch).items()}
+
+            changes |= {"token_losses": token_losses, "gradient": gradient}
+        seen: Any = StrictView(view, **changes)
         return seen  # type: ignore[no-any-return]
+
+
+# Of the first domain, and of the others.
+_LOSSES = {"constant losses": (3.0, 3.0), "extreme losses": (1e4, 1e-4), "zero losses": (0.0, 0.0)}
+
+
+def told(losses: dict[str, float] | None, how: str) -> dict[str, float] | None:
+    """Return what a plan is told of a run's losses by domain."""
+    if losses is None or how not in _LOSSES:
+        return losses
+    first, others = _LOSSES[how]
+    return {domain: others if i else first for i, domain in enumerate(sorted(losses))}
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,9 @@ def test_the_bounds_hold() -> None:
 
 def test_weights_follow_slope_prior_and_realised_shares() -> None:
     """rho ~ max(alpha, .05) exp(a) n^(-alpha - 1) mu h^.5 by hand, then pi = .9 pibar + .1 rho."""
-    view, mixer = FakeView(step=9), ADO()
+    view, mixer = FakeView(num_steps=5000), ADO()
     state = mixer.init(view)
+    view.step = 9
     state["laws"] = torch.tensor([(1.0, 0.7, 0.5), (2.0, 0.6, 0.3), (0.5, 0.8, 0.01)]).double()
     state["rows"] = torch.tensor(100.0)
     state["realised"] = torch.tensor([0.25, 0.25, 0.5]).double()
@@ -67,7 +68,7 @@ def test_weights_follow_slope_prior_and_realised_shares() -> None:
     assert got.tolist() == pytest.approx(
         [0.9 * m + 0.1 * r for m, r in zip(mean, rho, strict=True)]
     )
-    moved = [m + (r - m) / 10 for m, r in zip(mean, rho, strict=True)]
+    moved = [m + (r - m) / 9 for m, r in zip(mean, rho, strict=True)]  # nine batches are behind
     assert state["mean"].tolist() == pytest.approx(moved)
 
 
@@ -75,7 +76,7 @@ def test_natural_proportions_until_the_first_fit_and_a_domain_that_is_missing_ke
     None
 ):
     """The history has the last loss of a domain that was not drawn, and the batch's at first."""
-    view, mixer = FakeView(num_steps=4), ADO(start=100)
+    view, mixer = FakeView(num_steps=4), ADO(start=2, every=100)
     state = mixer.init(view)
 
     mixer.observe(view, state, batch_of([0]), torch.tensor([[2.0, 4.0]]))
@@ -90,7 +91,7 @@ def test_natural_proportions_until_the_first_fit_and_a_domain_that_is_missing_ke
 
 def test_the_run_fits_what_its_losses_follow() -> None:
     """Losses planted through the hooks: the laws in the state have their slopes, on record too."""
-    view, mixer = FakeView(num_steps=401), ADO(start=400, every=400, ignore=100, starts=8)
+    view, mixer = FakeView(num_steps=402), ADO(start=400, every=400, ignore=100, starts=8)
     state = mixer.init(view)
     for view.step in range(401):
         rows = 3.0 * (view.step + 1)
@@ -102,3 +103,20 @@ def test_the_run_fits_what_its_losses_follow() -> None:
         wanted = alpha * math.exp(a) * n ** (-alpha - 1)
         assert law[2] * math.exp(law[0]) * n ** (-law[2] - 1) == pytest.approx(wanted, rel=0.02)
     assert [name for name, _ in view.notes] == ["laws"]
+
+
+def test_a_run_that_ends_before_the_first_fit_is_refused() -> None:
+    """It would be natural proportions under another name."""
+    with pytest.raises(ValueError, match="start: the first fit is at step 1000 of 500; lower it"):
+        ADO().init(FakeView(num_steps=500))
+
+
+def test_a_fit_of_too_few_points_is_noted() -> None:
+    """One of four: the weights stay, and the records say why."""
+    view, mixer = FakeView(num_steps=8), ADO(start=4, every=4, ignore=2, stride=2)
+    state = mixer.init(view)
+    for view.step in range(5):
+        mixer.observe(view, state, batch_of([0, 1, 2]), torch.full((3, 2), 3.0))
+
+    assert [values["fitted"] for _, values in view.notes] == [0]
+    assert torch.equal(mixer.propose(view, state), view.prior)

@@ -94,3 +94,20 @@ def test_settings_that_cannot_work_are_refused_before_the_run() -> None:
         Aioli(every=60).check(("a", "b", "c"), {})
     with pytest.raises(ValueError, match=r"one_hot: 0\.5 is uniform for 2 domains"):
         Aioli().check(("a", "b"), {})
+
+
+def test_a_run_that_ends_within_learn_params_is_refused() -> None:
+    """Its weights would be the slots' alone."""
+    with pytest.raises(ValueError, match="LearnParams takes 72 of 60 steps; lower lp_rounds"):
+        Aioli().init(ProbedView(num_steps=60))
+
+
+def test_for_a_target_only_its_row_counts() -> None:
+    """The planted law's third row over its own sum: the target of the view."""
+    mixer = Aioli(every=100, lp_rounds=1, lp_steps=5, ema=None, eta=1.0, objective="target")
+
+    _, state, mixtures = trained(mixer, 16)
+
+    row = PLANTED[2] / PLANTED[2].sum()
+    assert torch.allclose(state["law"], torch.stack([torch.zeros(3), torch.zeros(3), row]).double())
+    assert mixtures[15].tolist() == pytest.approx(torch.softmax(row, 0).tolist())

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from baselines.chameleon import Chameleon, ChameleonMain, leverage_scores
-from tests.doubles import PlanRunner, PlanSpec
+from tests.doubles import FakeView, PlanRunner, PlanSpec, batch_of
 
 
 def test_scores_of_three_domains_by_hand() -> None:
@@ -49,3 +55,37 @@ def test_the_plan_reads_a_uniform_proxy_and_takes_the_forms_temperature() -> Non
         found[form] = run.main.mixer.temperature
 
     assert found == {"pretraining": 5.0, "finetuning": 0.2}
+
+
+class Layered(nn.Module):
+    """A model of two blocks: tokens are scaled by 1 in the middle and by 100 at the end."""
+
+    def __init__(self) -> None:
+        """Have a base model, as transformers' models do: itself."""
+        super().__init__()
+        self.base_model = self._states
+
+    def _states(self, input_ids: Tensor, output_hidden_states: bool) -> SimpleNamespace:
+        embedded = torch.stack([input_ids.float(), torch.zeros_like(input_ids)], -1)
+        return SimpleNamespace(hidden_states=(0 * embedded, embedded, 100 * embedded))
+
+
+@pytest.mark.parametrize("form", ["pretraining", "finetuning"])
+def test_weights_of_both_forms_by_hand(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means over rows and tokens of the middle layer: 3, 0 and -3, so S = (1/2, 0, 1/2) as above.
+
+    Pre-training: softmax(1 / S / 1e12) keeps the odds of (2, 1e12, 2): all on the middle domain.
+    Fine-tuning at temperature 1: softmax(1/2, 0, 1/2).
+    """
+    view = FakeView()
+    rows = batch_of([0, 0, 1, 2])
+    inputs = torch.tensor([[2, 4], [2, 4], [0, 0], [-3, -3]])
+    monkeypatch.setattr(view, "candidates", lambda n: replace(rows, inputs=inputs), raising=False)
+    monkeypatch.setattr(view, "finished", lambda run_id: Layered())
+    mixer = ChameleonMain(proxy="p", form=form, regularization=2.0, temperature=1.0, rows=2)
+
+    weights = mixer.init(view)["weights"].tolist()
+
+    e = math.exp(0.5)
+    odds = [0.0, 1.0, 0.0] if form == "pretraining" else [e, 1.0, e]
+    assert weights == pytest.approx([odd / sum(odds) for odd in odds])

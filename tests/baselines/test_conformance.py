@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from baselines.aioli import Aioli
+from baselines.chameleon import Chameleon
 from baselines.doge import DoGE
 from baselines.doremi import DoReMi
 from baselines.influence import Influence
 from baselines.odm import ODM
+from baselines.regmix import RegMix
 from harness.api import Mixer
 from harness.influence.gradients import Group
 from harness.testing import MixerContract
@@ -16,6 +18,8 @@ from tests.methods import REPLAYED, TINY
 
 VARIANTS: dict[str, Mixer] = {
     **TINY,
+    "regmix_lightgbm": RegMix(mixtures=4, simulated=500, top=10, proxy_steps=2),
+    "chameleon_finetuning": Chameleon(form="finetuning", rows=4, proxy_steps=2),
     "odm_cumulative": ODM(variant="cumulative"),
     "odm_ema_exp": ODM(variant="ema_exp"),
     "doge_online": DoGE(form="online", objective="domains", probe_rows=2),

@@ -10,6 +10,7 @@ import torch
 
 from baselines.doremi import DoReMi, DoReMiProxy
 from baselines.static import Static
+from harness.spec import Model
 from tests.doubles import FakeView, PlanRunner, PlanSpec, batch_of
 
 TWO = ("a", "b")
@@ -37,16 +38,6 @@ def test_excess_is_clipped_per_token_before_the_mean() -> None:
     assert state["alpha"].tolist() == pytest.approx([alpha_a, 1 - alpha_a])
     # the new alpha over the uniform sampling weight of 1/2
     assert got.tolist() == pytest.approx([2 * alpha_a, 2 * (1 - alpha_a)])
-
-
-def test_clipping_the_domain_mean_would_give_another_answer() -> None:
-    """The circulating copy (mean first, clip after) gives domain a no excess here; ours gives 1."""
-    losses, reference = torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 3.0]])
-
-    wrong = max(float((losses - reference).mean()), 0.0)
-    right = float((losses - reference).clamp(min=0).mean())
-
-    assert (wrong, right) == (0.0, 1.0)
 
 
 def test_a_domain_that_is_not_in_the_batch_keeps_its_last_excess() -> None:
@@ -148,3 +139,11 @@ def test_variants_do_what_copies_do(variant: Any, excess: list[float], eta: floa
     alpha_a = (1 - 1e-3) * odds / (1 + odds) + 1e-3 / 2
     assert state["excess"].tolist() == pytest.approx(excess)
     assert float(state["alpha"][0]) == pytest.approx(alpha_a)
+
+
+def test_a_proxy_size_beside_a_model_that_brings_its_own_is_refused() -> None:
+    """It would be ignored, and the proxy as large as the model."""
+    spec = PlanSpec(model=Model(source="a-folder"))
+
+    with pytest.raises(ValueError, match="proxy_size: model.source brings its own size"):
+        DoReMi(proxy_size="nano").plan(spec, PlanRunner())

@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from baselines.mixing_laws import Law, MixingLaws, fitted, minimum
-from baselines.regmix import drawn
+from baselines.swarms import drawn
 from tests.doubles import PlanRunner, PlanSpec
 
 PRIOR = np.array([0.5, 0.3, 0.2])
@@ -69,10 +69,14 @@ def test_a_cap_holds_and_a_strong_pull_ends_at_the_prior() -> None:
     assert pulled.tolist() == pytest.approx(PRIOR.tolist(), abs=1e-3)
 
 
-def test_caps_that_leave_no_mixture_are_said() -> None:
-    """Before the main run, with the setting to change."""
+def test_caps_that_leave_no_mixture_are_said_before_the_swarm() -> None:
+    """800 rows to draw of 3 x 60, twice: found out after the two runs that know the sizes."""
+    run = PlanRunner(losses=losses, train_rows=60)
+
     with pytest.raises(ValueError, match=r"repetitions: caps .* leave no mixture; raise it"):
-        minimum([(1.0, ONE)], PRIOR, np.array([0.2, 0.2, 0.2]), 0.0)
+        MixingLaws(repetitions=2.0).plan(PlanSpec(), run)
+
+    assert len(run.asked) == 2
 
 
 def test_the_plan_finds_the_planted_optimum_under_its_cap() -> None:

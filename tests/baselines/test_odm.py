@@ -103,3 +103,21 @@ def test_exploration_leaves_every_domain_its_share(variant: Any) -> None:
     assert weights.tolist() == pytest.approx([1 - 2 * eps, eps, eps], rel=0.3)
     assert float(weights.min()) >= eps - 1e-12
     assert float(weights.sum()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("variant", "t"), [("paper", 1), ("cumulative", 201), ("ema_exp", 201)])
+def test_time_counts_updates_in_the_paper_and_all_steps_in_its_code(variant: Any, t: int) -> None:
+    """After 200 steps of warm-up the official code explores eps_201 alone, and by eps_0 = 1/3."""
+    view = FakeView(step=200, num_steps=1000)
+    mixer = ODM(warmup=0.2, variant=variant)
+    state = mixer.init(view)
+
+    mixer.observe(view, state, batch_of([0]), torch.tensor([[300.0, 300.0]]))
+
+    eps = min(1 / 3, math.sqrt(math.log(3) / (3 * t)))
+    reward = float(state["rewards"][0])
+    shares = [1.0, 0.0, 0.0]
+    if variant != "ema_exp":
+        shares = torch.softmax(torch.tensor([reward / 3, 0.0, 0.0]), 0).tolist()
+    wanted = [(1 - 3 * eps) * share + eps for share in shares]
+    assert state["weights"].tolist() == pytest.approx(wanted, rel=1e-5)

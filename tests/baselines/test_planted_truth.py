@@ -78,8 +78,8 @@ def mean_weights(
 def test_noise_gets_less_than_its_share(mixer: Mixer, tmp_path: Path) -> None:
     """Words drawn at random teach nothing: less than a third of the weight, in two seeds.
 
-    300 steps: DoReMi's per-token clip rewards what is still being learned, and for the first hundred
-    steps how often a word occurs is that, in noise too.
+    300 steps: DoReMi's per-token clip rewards what is still being learned, and for the first
+    hundred steps how often a word occurs is that, in noise too.
     """
     domains = {"a": domain(1), "b": domain(2), "noise": domain(3, branching=60)}
     corpus = Corpus(domains=domains, tokenizer=Tokenizer(vocab_size=512))  # type: ignore[arg-type]
@@ -87,8 +87,7 @@ def test_noise_gets_less_than_its_share(mixer: Mixer, tmp_path: Path) -> None:
     weights = mean_weights(corpus, mixer, (0, 1), tmp_path, steps=300)
 
     for seed in (0, 1):
-        others = weights["a"][seed], weights["b"][seed]
-        assert weights["noise"][seed] < min(1 / 3, max(others)), weights
+        assert weights["noise"][seed] < 0.3, weights
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,8 @@ def test_noise_gets_less_than_its_share(mixer: Mixer, tmp_path: Path) -> None:
 def test_a_domain_that_is_there_twice_is_treated_alike(mixer: Mixer, tmp_path: Path) -> None:
     """Two domains of one language with other documents: their weights differ by noise.
 
-    Three seeds; the mean difference is within what the seeds' own spread and a twentieth allow. The
+    Three seeds; the mean difference is within what the seeds' own spread and a twentieth allow, and
+    never above .15. The
     target is a third domain, so that none of the two is it.
     """
     domains = {"aim": domain(1), "one": domain(2), "two": domain(2)}
@@ -122,5 +122,7 @@ def test_a_domain_that_is_there_twice_is_treated_alike(mixer: Mixer, tmp_path: P
     weights = mean_weights(corpus, mixer, (0, 1, 2), tmp_path)
 
     gaps = torch.tensor(weights["one"]) - torch.tensor(weights["two"])
-    allowed = 0.05 + 2 * float(gaps.std()) / 3**0.5
+    allowed = min(0.05 + 2 * float(gaps.std()) / 3**0.5, 0.15)
     assert abs(float(gaps.mean())) < allowed, weights
+    moved = max(abs(w - 1 / 3) for found in weights.values() for w in found)
+    assert moved > 1e-3, "it never left the uniform mixture, so nothing was tested"

@@ -9,6 +9,7 @@ from baselines.presets import HalfOnTarget, TargetOnly
 from baselines.static import Static
 from baselines.temperature import Temperature
 from baselines.unimax import UniMax, UniMaxMain, divided
+from harness.api import Mixer
 from tests.doubles import FakeView, PlanRunner, PlanSpec
 
 
@@ -20,17 +21,18 @@ def test_temperature_flattens_natural_proportions() -> None:
     assert [v / total for v in found.values()] == pytest.approx([8 / 14, 6 / 14])
 
 
-def test_presets_share_the_runs_of_the_static_mixtures_that_they_name() -> None:
-    """So that naming a control costs nothing."""
+def test_presets_sample_as_the_static_mixtures_that_they_name() -> None:
+    """Without any run but their own, so that they work inside of a trainer too."""
     wanted = {
         Temperature(): Static(weights="natural", temperature=1 / 0.3),
         TargetOnly(): Static(weights="target"),
         HalfOnTarget(): Static(weights="target", share=0.5),
     }
     for preset, static in wanted.items():
-        run = PlanRunner()
-        preset.plan(PlanSpec(), run)
-        assert run.main.mixer == static
+        view = FakeView()
+        found, same = (mixer.propose(view, mixer.init(view)) for mixer in (preset, static))
+        assert torch.equal(found, same)
+        assert type(preset).plan is Mixer.plan
 
 
 def test_a_target_that_is_not_trained_on_is_refused() -> None:

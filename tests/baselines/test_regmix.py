@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from baselines.regmix import RegMix, best_mean, drawn, lightgbm, linear
+from baselines.regmix import RegMix, best_mean, lightgbm, linear
 from baselines.static import Static
+from baselines.swarms import drawn
 from tests.doubles import PlanRunner, PlanSpec
 
 PRIOR = np.array([0.5, 0.3, 0.2])
@@ -57,7 +58,7 @@ def test_trees_find_a_planted_optimum() -> None:
     predict = lightgbm(mixtures, ((mixtures - BEST) ** 2).sum(1))
     many = drawn(PRIOR, 20000, np.inf, 0.0, keyed)
 
-    found = best_mean(many, predict(many), 128).numpy()
+    found = best_mean(many, predict(many), 128, PRIOR).numpy()
 
     assert np.abs(found - BEST).max() < 0.08
 
@@ -101,3 +102,32 @@ def test_a_prior_of_zero_is_drawn_around() -> None:
     found = drawn(np.array([0.7, 0.3, 0.0]), 50, 15.0, 0.0, np.random.default_rng(0))
 
     assert found[:, 2].max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [4, 19, 20, 39, 40, 44, 64])
+def test_trees_tell_mixtures_apart_at_any_size_of_swarm(size: int) -> None:
+    """LightGBM's own 20 rows a leaf would split nothing below 40 proxies."""
+    keyed = np.random.default_rng(size)
+    mixtures = np.stack([PRIOR, *drawn(PRIOR, size - 1, np.inf, 0.0, keyed)])
+    losses = 3 + mixtures @ np.array([2.0, -1.0, 0.0])
+
+    predictions = lightgbm(mixtures, losses)(drawn(PRIOR, 500, np.inf, 0.0, keyed))
+
+    assert np.ptp(predictions) > 0.1
+
+
+def test_a_regression_that_tells_nothing_leaves_the_prior() -> None:
+    """Rather than the mean of whatever was drawn first."""
+    many = drawn(PRIOR, 50, np.inf, 0.0, np.random.default_rng(0))
+
+    assert best_mean(many, np.full(50, 2.0), 5, PRIOR).tolist() == PRIOR.tolist()
+
+
+def test_bounds_without_a_mixture_are_refused() -> None:
+    """Neither a hang nor a NaN."""
+    with pytest.raises(ValueError, match="greater than 1"):
+        RegMix(most=0.5)
+    with pytest.raises(ValueError, match="least: 0.5 of 3 domains; give less than 1/K"):
+        RegMix(least=0.5).check(("a", "b", "c"), {})
+    with pytest.raises(ValueError, match="leaves no mixture; raise it"):
+        drawn(PRIOR, 4, 0.9, 0.0, np.random.default_rng(0))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from baselines.doge import DoGE
 from baselines.odm import ODM
 from baselines.replay import RandomWalk, Replay, ShuffledSchedule
 from baselines.schedules import Scheduled, stretches, walked
 from baselines.static import Static
+from baselines.static_tuned import StaticTuned
 from harness.api import Mixer
 from harness.binding import bound
 from harness.identity import describe
-from tests.doubles import FakeView
+from harness.testing import checks
+from harness.testing.world import world
+from tests.doubles import FakeView, PlanRunner, PlanSpec
 
 FOUND = torch.tensor([[0.5, 0.3, 0.2]] * 2 + [[0.2, 0.2, 0.6]] * 5 + [[0.6, 0.3, 0.1]] * 3).double()
 NAMES = ("a", "b", "c")
@@ -51,6 +57,7 @@ def test_a_shuffled_schedule_has_the_same_stretches_in_another_order() -> None:
         weights = played(made(ShuffledSchedule, seed))
         assert sorted(stretches(weights)) == sorted(stretches(FOUND))
         assert torch.allclose(weights.mean(0), FOUND.mean(0))
+        assert not torch.equal(weights, FOUND)
         orders.add(tuple(steps for steps, _ in stretches(weights)))
 
     assert len(orders) > 3
@@ -93,8 +100,10 @@ def test_a_control_names_another_arm_that_is_there() -> None:
         bound({"x": Replay(of="y"), "z": Static()})
     with pytest.raises(ValueError, match="of: 'x' is no other arm"):
         bound({"x": Replay(of="x"), "z": Static()})
-    with pytest.raises(ValueError, match="is no other arm"):
+    with pytest.raises(ValueError, match=r"y\.settings\.of: 'x' is no other arm"):
         bound({"x": Replay(of="y"), "y": Replay(of="x")})
+    with pytest.raises(ValueError, match=r"inner\.settings\.of: 'nobody'"):
+        bound({"outer": Replay(of="inner"), "inner": Replay(of="nobody"), "z": Static()})
     with pytest.raises(ValueError, match="give the spec another arm"):
         bound({"x": Replay(of="x")})
 
@@ -125,3 +134,41 @@ def test_a_schedule_goes_by_the_domains_names() -> None:
     mixer = Scheduled(domains=("c", "a", "b"), stretches=((10, (0.2, 0.5, 0.3)),))
 
     assert played(mixer)[0].tolist() == [0.5, 0.3, 0.2]
+
+
+def test_an_arm_that_never_changes_cannot_be_shuffled() -> None:
+    """The control would be the arm."""
+    one = bound({"s": Static(), "x": ShuffledSchedule(of="s")})["x"]
+
+    with pytest.raises(ValueError, match="weights never change; there is nothing to shuffle"):
+        one.made(FOUND[:2], NAMES, 0)  # type: ignore[attr-defined]
+
+
+def test_an_arm_that_weighs_losses_cannot_be_replayed() -> None:
+    """DoGE online samples uniformly; its alphas are in the loss."""
+    one = bound({"d": DoGE(form="online"), "x": Replay(of="d")})["x"]
+
+    with pytest.raises(ValueError, match="this arm weighs losses and samples alike"):
+        one.plan(PlanSpec(), PlanRunner())
+
+
+def test_a_control_by_itself_refuses_to_run() -> None:
+    """In a trainer of one's own, say: it is a name until a spec binds it."""
+    with pytest.raises(ValueError, match="Replay replays another arm of a spec"):
+        Replay(of="x").init(FakeView())
+
+
+@pytest.mark.parametrize(
+    "inner", [Replay(of="s"), Static(weights={"a": 0.25, "b": 0.75}), StaticTuned(trials=2)]
+)
+def test_a_control_whose_main_run_is_the_arms_own_runs(inner: Mixer, tmp_path: Path) -> None:
+    """The replay of what is static, or of a replay, is the same run; of a search, its result."""
+    mixers = bound({"s": Static(weights={"a": 0.25, "b": 0.75}), "inner": inner, "x": Replay(of="inner")})  # fmt: skip # noqa: E501
+    two = world(2)
+    runner = checks.runner_in(tmp_path, two)
+
+    arm = runner.carry_out(two.spec(mixer=mixers["inner"]))
+    control = runner.carry_out(two.spec(mixer=mixers["x"]))
+
+    assert control.auxiliary == ()
+    assert {arm.main, *(i for i, _ in arm.auxiliary)} <= {control.main, *control.shown}

@@ -10,6 +10,7 @@ import torch
 from baselines.shearing import Shearing, ShearingMain
 from baselines.static import Static
 from tests.doubles import PlanRunner, PlanSpec, ProbedView
+from tests.tiny import MakeLoop, MakeSpec, stepped
 
 REFERENCE = {"a": 2.0, "b": 2.0, "c": 2.0}
 
@@ -54,5 +55,19 @@ def test_the_reference_is_a_natural_run_measured_on_the_probe_set() -> None:
     Shearing().plan(PlanSpec(unseen="d"), run)
 
     first = run.asked[0]
+    assert first.measure_rows == Shearing().probe_rows  # the rows that the main run looks at
     assert (first.label, first.mixer) == ("reference", Static(weights="natural"))
     assert run.main.mixer.reference == {"a": 1.0, "b": 2.0, "c": 3.0}
+
+
+def test_a_model_that_is_its_own_reference_lags_by_nothing(make_loop: MakeLoop, make_spec: MakeSpec) -> None:  # fmt: skip # noqa: E501
+    """The same rows in both places: the weights stay natural to the last digit."""
+    spec = make_spec(measure_probes=True, measure_rows=4)
+    loop = stepped(make_loop(spec), 3)
+    reference = {d: loss for d, loss in loop.measure_probes().items() if d in loop.view.domains}
+    mixer = ShearingMain(reference=reference, every=3, clip=False, c=0.0, probe_rows=4)
+    state = mixer.init(loop.view)
+
+    got = mixer.propose(loop.view, state)
+
+    assert got.tolist() == pytest.approx(loop.view.prior.tolist(), rel=1e-12)

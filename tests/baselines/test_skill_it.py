@@ -32,6 +32,7 @@ def test_the_graph_is_the_relative_drop_and_never_negative() -> None:
     }
     first, *alone = run.asked[:-1]
     assert (first.num_steps, first.mixer) == (1, Static())
+    assert first.optimizer.learning_rate == 1e-12  # a step that moves nothing
     assert [spec.mixer for spec in alone] == [Static(weights={d: 1.0}) for d in "abc"]
     assert {spec.num_steps for spec in alone} == {5}
 
@@ -71,3 +72,25 @@ def test_weights_follow_graph_and_summed_losses() -> None:
     assert weights.tolist() == pytest.approx(torch.softmax(torch.tensor([7.0, 6, 0]), 0).tolist())
     assert torch.equal(between, weights)
     assert view.asked["probes"] == 2
+
+
+def test_several_targets_weigh_in_by_the_runs_weights() -> None:
+    """Three quarters on a and a quarter on b: columns times 1.5 and .5."""
+    run = PlanRunner(losses=helped)
+
+    SkillIt(objective="target").plan(PlanSpec(targets={"a": 0.75, "b": 0.25}), run)
+
+    assert run.main.mixer.graph["a"] == pytest.approx({"a": 1.5 * 0.5, "b": 0.5 * 0.25})
+
+
+@pytest.mark.parametrize(("steps", "times"), [(100, 10), (19, 10), (5, 5)])
+def test_weights_are_set_once_a_round(steps: int, times: int) -> None:
+    """Never more often than asked, in runs that rounds do not divide too."""
+    graph = {name: {"a": 0.1} for name in "abc"}
+    mixer = SkillItMain(graph=graph, eta=1.0, window=2, rounds=10, probe_rows=1)
+    view = ProbedView(num_steps=steps)
+    state = mixer.init(view)
+    for view.step in range(steps):
+        mixer.propose(view, state)
+
+    assert view.asked["probes"] + 1 == times

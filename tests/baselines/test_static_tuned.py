@@ -51,3 +51,13 @@ def test_the_number_of_trials_is_kept(trials: int) -> None:
     StaticTuned(trials=trials).plan(PlanSpec(), run)
 
     assert len(run.asked) == trials + 1
+
+
+def test_later_trials_are_drawn_around_the_best_so_far() -> None:
+    """The mean distance to the best mixture falls by half."""
+    run = PlanRunner(losses=bowl)
+    StaticTuned(trials=44).plan(PlanSpec(), run)
+    drawn = [spec.mixer.weights for spec in run.asked[4:-1] if isinstance(spec.mixer.weights, dict)]
+    gaps = [np.abs(np.array(list(weights.values())) - BEST).max() for weights in drawn]
+
+    assert np.mean(gaps[-15:]) < 0.5 * np.mean(gaps[:15])

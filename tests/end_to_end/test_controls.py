@@ -50,6 +50,7 @@ def test_a_control_shows_another_arms_runs_and_pays_for_none(controlled: Control
     assert cells["of_doremi"]["shown"] == doremi
     for label in ("replayed", "shuffled", "of_doremi"):
         assert cells[label]["auxiliary"] == []
+        assert 0 < cells[label]["plan_seconds"] < 1
         assert out.header(cells[label]["run_id"])["costs"]["mixer"]["flops"] == 0
 
 
@@ -99,24 +100,46 @@ def test_again_is_a_no_op(controlled: Controlled) -> None:
     assert controlled.out.run_ids() == before
 
 
+REPLAY = 'method = "replay"\nsettings = { of = "odm" }'
+
+
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("arm", "said"),
     [
         (
-            '{ of = "nobody" }',
-            "arms.replayed.settings.of: 'nobody' is no other arm; choose another",
+            'method = "replay"\nsettings = { of = "nobody" }',
+            "arms.replayed.settings.of: 'nobody' is no other arm; choose another arm: uniform, odm",
         ),
-        ('{ of = "replayed" }', "arms.replayed.settings.of: 'replayed' is no other arm"),
-        ("{ of = 3 }", "arms.replayed.settings.of: input should be a valid string, got 3"),
-        ("{ }", "arms.replayed.settings.of: is missing; add it"),
+        (
+            'method = "replay"\nsettings = { of = "replayed" }',
+            "arms.replayed.settings.of: 'replayed' is no other arm",
+        ),
+        (
+            'method = "replay"\nsettings = { of = 3 }',
+            "arms.replayed.settings.of: input should be a valid string, got 3",
+        ),
+        ('method = "replay"', "arms.replayed.settings.of: is missing; add it"),
+        (
+            f"{REPLAY}\ndata_seed = 7",
+            "arms.replayed.data_seed: 7, of runs that differ; set it as in arms.odm",
+        ),
+        (
+            f"{REPLAY}\ncontrol = false",
+            "arms.replayed.control: must be true, since what it looks at is billed to another arm",
+        ),
+        (
+            'method = "misbehaving:LooksAtNoArm"',
+            "arms.replayed: looks at runs of Static, which is no arm of this spec",
+        ),
+        (
+            'method = "misbehaving:BindsBadly"',
+            "arms.replayed.settings: 'nobody' is no other arm",
+        ),
     ],
 )
-def test_a_control_of_nobody_is_one_line(settings: str, said: str, tmp_path: Path) -> None:
+def test_a_control_that_cannot_be_is_one_line(arm: str, said: str, tmp_path: Path) -> None:
     """Exit code 2, before anything is built."""
-    arms = {
-        "uniform": 'method = "static"',
-        "replayed": f'method = "replay"\nsettings = {settings}',
-    }
+    arms = {"uniform": 'method = "static"', "replayed": arm, "odm": ARMS["odm"]}
     spec = write_spec(tmp_path / "bad.toml", arms)
 
     result = steelyard("run", spec.name, cwd=tmp_path)
@@ -125,6 +148,24 @@ def test_a_control_of_nobody_is_one_line(settings: str, said: str, tmp_path: Pat
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_failed_arm_is_the_reason_of_its_control(tmp_path: Path) -> None:
+    """Which says so, and loses nobody else."""
+    arms = {
+        "uniform": 'method = "static"',
+        "ado": 'method = "ado"',  # whose first fit is at step 1000
+        "replayed": 'method = "replay"\nsettings = { of = "ado" }',
+    }
+    spec = write_spec(tmp_path / "failing.toml", arms, seeds=(0,))
+
+    result = steelyard("run", spec.name, "--out", "out", cwd=tmp_path)
+
+    cells = {label: Out(tmp_path / "out").cell("failing", label, 0) for label in arms}
+    assert result.returncode == 1
+    assert cells["uniform"]["status"] == "finished"
+    assert "start: the first fit is at step 1000 of 12; lower it" in cells["ado"]["reason"]
+    assert cells["replayed"]["reason"].startswith("RunFailedError: the arm that it looks at failed")
 
 
 def test_the_list_of_methods_is_the_registry(tmp_path: Path) -> None:
@@ -156,6 +197,7 @@ def test_one_spec_runs_every_method(tmp_path: Path) -> None:
     shorter = ["--budget.steps=12", "--seeds", "0", "--arms.regmix.settings.proxy-steps=2"]
     shorter += ["--arms.regmix.settings.mixtures=4", "--arms.mixing-laws.settings.mixtures=4"]
     shorter += ["--arms.mixing-laws.settings.proxy-steps=2", "--arms.ado.settings.start=6"]
+    shorter += ["--arms.aioli.settings.lp-steps=1"]
     shorter += ["--arms.static-tuned.settings.proxy-steps=2", "--arms.ado.settings.ignore=0"]
     result = steelyard("run", str(ROOT / "sweeps/methods.toml"), *shorter, cwd=tmp_path)
 

@@ -113,6 +113,9 @@ def test_nothing_held_out_is_computed_on_an_auxiliary_run(
     assert header["spec"]["evaluation"] is None
     assert header["costs"]["eval"] == {"seconds": 0, "flops": 0, "tokens": 0, "peak_bytes": 0}
     del header["spec"]["corpus"]["splits"]  # shares of the text, known before any of it was read
+    # that a plan did not ask for the tuning set is said, and nothing came of it
+    assert header.pop("tuning_losses") is None
+    assert header["spec"].pop("measure_tuning") is False
     said = {*strings_and_keys(header), *strings_and_keys(out.records(run_id))}
     assert not {word for word in said if "heldout" in word or "tuning" in word}
     assert "heldout" in set(strings_and_keys(out.main("doremi", seed)))  # the check can fail

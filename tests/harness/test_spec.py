@@ -104,6 +104,7 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "data_seed": 1,
         "measure_probes": True,
         "measure_tuning": True,
+        "measure_rows": 5,
         "max_repetitions": 4.0,
         "device": "cuda",
         "precision": "bfloat16",

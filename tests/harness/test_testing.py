@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,64 @@ class HidesState(Mixer):
         """Lean towards one domain by the number of calls."""
         self.calls.append(1)
         return torch.softmax(torch.arange(len(view.domains)).double() * len(self.calls), 0)
+
+
+@dataclass(frozen=True)
+class HidesAndClears(Mixer):
+    """Remembers outside of its state, and starts over in `init`, which no resumed run calls."""
+
+    calls: list[int] = field(default_factory=list)
+
+    def init(self, view: View) -> State:
+        """Forget."""
+        self.calls.clear()
+        return {}
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Lean towards one domain by the number of calls."""
+        self.calls.append(1)
+        return torch.softmax(torch.arange(len(view.domains)).double() * len(self.calls), 0)
+
+
+@dataclass(frozen=True)
+class Unmasks(Mixer):
+    """Changes which targets count."""
+
+    def observe(self, view: View, state: State, batch: Batch, losses: Tensor) -> Tensor:
+        """Leave the first row out."""
+        batch.mask[0] = False
+        return super().observe(view, state, batch, losses)
+
+
+@dataclass(frozen=True)
+class WritesThePrior(Mixer):
+    """Scales in place what belongs to the run."""
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Tilt the prior for good."""
+        weights = view.prior
+        weights[0] *= 2
+        return weights
+
+
+@dataclass(frozen=True)
+class TwoMains(Mixer):
+    """Asks for two evaluated runs."""
+
+    def plan(self, spec: Any, run: Any) -> Any:
+        """Pick the second."""
+        run(spec)
+        return run(replace(spec, mixer=Mixer(), seed=1))
+
+
+@dataclass(frozen=True)
+class TunesInSecret(Mixer):
+    """Asks for the tuning set without saying so."""
+
+    def plan(self, spec: Any, run: Any) -> Any:
+        """Look."""
+        run(spec.auxiliary("look", mixer=Mixer(), measure_tuning=True))
+        return run(replace(spec, mixer=Mixer()))
 
 
 @dataclass(frozen=True)
@@ -139,6 +197,8 @@ class KeepsAList(Mixer):
         (PaysNothing(), "is billed 0"),
         (PaysForNothing(), r"computes 0 operations and is billed 1e\+06"),
         (KeepsAList(), r"state\['weights'\] is list, no tensor"),
+        (Unmasks(), "writes to the batch's mask"),
+        (WritesThePrior(), "changes the view's own tensors"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Mixer) else "",
 )
@@ -148,13 +208,28 @@ def test_a_call_that_breaks_the_contract_is_named(mixer: Mixer, said: str, tmp_p
         checks.keeps_the_contract(world(2), mixer, tmp_path)
 
 
-def test_hidden_state_does_not_resume(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mixer", [HidesState(), HidesAndClears()], ids=["hides", "clears"])
+def test_hidden_state_does_not_resume(mixer: Mixer, tmp_path: Path) -> None:
     """A frozen dataclass can still hold a list: the resumed run is another one."""
     two = world(2)
-    carried = checks.carry_out(two, HidesState(), tmp_path / "carried")
+    carried = checks.carry_out(two, mixer, tmp_path / "carried")
 
-    with pytest.raises(AssertionError, match="HidesState: records differ after a stop at step"):
+    with pytest.raises(AssertionError, match="records differ after a stop at step"):
         checks.resumes(carried, carried.specs[0], two, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "said"),
+    [
+        (TwoMains(), "TwoMains.plan must ask for one run with evaluation"),
+        (TunesInSecret(), "TunesInSecret.plan asks for the tuning set; set tunes = True"),
+    ],
+    ids=["two mains", "tunes"],
+)
+def test_a_plan_that_the_runner_refuses_fails(mixer: Mixer, said: str, tmp_path: Path) -> None:
+    """As it would in an ablation."""
+    with pytest.raises(RuntimeError, match=said):
+        checks.runs_as_an_arm(world(2), mixer, tmp_path)
 
 
 def test_a_growing_state_is_found(tmp_path: Path) -> None:

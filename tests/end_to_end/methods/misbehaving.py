@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from baselines.static import Static
 from harness.api import Mixer
 from harness.domains import uniform
 
@@ -93,3 +95,21 @@ class Counted(Mixer):
         with Path(self.log).open("ab", buffering=0) as file:
             file.write(f"{view.step}\n".encode())
         return uniform(len(view.domains))
+
+
+@dataclass(frozen=True)
+class LooksAtNoArm(Mixer):
+    """Wants runs for free."""
+
+    def others(self) -> tuple[Mixer, ...]:
+        """Return what no arm pays for."""
+        return (Static(weights={"a": 1.0}),)
+
+
+@dataclass(frozen=True)
+class BindsBadly(Mixer):
+    """Asks for an arm without looking whether it is there."""
+
+    def bind(self, arms: Mapping[str, Mixer]) -> Mixer:
+        """Fail as a dictionary does."""
+        return arms["nobody"]
