@@ -68,13 +68,12 @@ class ADO(Mixer):
     def init(self, view: View) -> State:
         """Start at natural proportions, with room for the whole history; refuse a run too short."""
         if self.start >= view.num_steps - 1:
-            raise ValueError(
-                f"start: the first fit is at step {self.start} of {view.num_steps}; lower it"
-            )
+            when = f"the first fit is at step {self.start} of {view.num_steps}"
+            raise ValueError(f"start: {when}; lower it")
         num_domains, prior = len(view.domains), view.prior
         nothing = torch.full((view.num_steps, num_domains), math.nan, dtype=torch.float64)
-        laws = torch.full((num_domains, 3), math.nan, dtype=torch.float64)
         shares = {name: prior.clone() for name in ("weights", "mean", "realised")}
+        laws = torch.full((num_domains, 3), math.nan, dtype=torch.float64)
         return {**shares, "losses": nothing, "laws": laws, "rows": torch.tensor(0.0)}
 
     def propose(self, view: View, state: State) -> Tensor:
@@ -88,8 +87,8 @@ class ADO(Mixer):
     def observe(self, view: View, state: State, batch: Batch, losses: Tensor) -> Tensor:
         """Remember the batch's losses; fit when it is time."""
         num_domains, step = len(view.domains), view.step
-        overall = (losses * batch.mask).sum().double() / batch.mask.sum().clamp(min=1)
-        empty = state["losses"][step - 1] if step else overall.cpu().expand(num_domains)
+        overall = float((losses * batch.mask).sum() / batch.mask.sum().clamp(min=1))
+        empty = state["losses"][step - 1] if step else torch.full_like(view.prior, overall)
         means = domain_mean(losses, batch.domains, num_domains, empty, batch.mask)
         state["losses"][step] = means
         counts = torch.bincount(batch.domains.cpu(), minlength=num_domains).double()
@@ -98,9 +97,8 @@ class ADO(Mixer):
         if step >= self.start and step % self.every == 0:
             laws = self._laws(state["losses"][: step + 1], len(batch.rows))
             is_fit = bool(laws.isfinite().all())
-            if is_fit:
-                state["laws"] = laws
-            view.note("laws", {"fitted": int(is_fit), "laws": state["laws"].flatten().tolist()})
+            state["laws"] = laws if is_fit else state["laws"]
+            view.note("laws", {"fitted": laws.flatten().tolist() if is_fit else []})
         return super().observe(view, state, batch, losses)
 
     def _rho(self, view: View, state: State) -> Tensor:
@@ -144,9 +142,7 @@ def fitted_law(rows: np.ndarray, losses: np.ndarray, starts: int = len(GRID)) ->
 
     order = np.argsort([value_and_gradient(start)[0] for start in GRID], kind="stable")
     how = {"jac": True, "bounds": BOUNDS, "options": {"maxiter": 200, "ftol": 0.0, "gtol": 1e-9}}
-    tries = [
-        minimize(value_and_gradient, start, method="L-BFGS-B", **how)
-        for start in GRID[order[:starts]]
-    ]
+    refined = GRID[order[:starts]]
+    tries = [minimize(value_and_gradient, start, method="L-BFGS-B", **how) for start in refined]
     best: np.ndarray = min(tries, key=lambda found: found.fun).x
     return best

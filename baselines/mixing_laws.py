@@ -14,10 +14,9 @@ with n_k the rows of domain k and n the rows that the main run draws: convex, so
 several starts.
 
 Needs: `mixtures` proxy runs, one at the prior and one uniform. Cost: those runs. Defaults: 32
-mixtures, 20 starts of a fit, kl .01, at most 4 passes over a domain.
-Deviations: the paper nests the law with laws of steps and size; here proxies may be smaller or
-shorter, and what they say is taken as it is. Mixtures are Dirichlet draws around the prior, as
-RegMix's; the paper takes a grid. With `repetitions` unset and `kl = 0`
+mixtures, 20 starts of a fit, kl .01, at most 4 passes over a domain. Deviations: the paper nests
+the law with laws of steps and size; what proxies say is taken as it is. Mixtures are Dirichlet
+draws around the prior, as RegMix's; the paper takes a grid. With `repetitions` unset and `kl = 0`
 Eq. 7 alone decides, as in the paper.
 """
 
@@ -50,11 +49,11 @@ HUBER = 0.01
 
 
 class Law(NamedTuple):
-    """c + exp(log_k + t . p)."""
+    """c + exp(log_k + t . p), with t [K]."""
 
     c: float
     log_k: float
-    t: np.ndarray  # [K]
+    t: np.ndarray
 
     def __call__(self, mixture: np.ndarray) -> np.ndarray:
         """Return the loss at a mixture [K], or at several [n, K]."""
@@ -82,23 +81,21 @@ class MixingLaws(Proxied):
         fixed = trained_at(small, run, [Static(weights="natural"), Static()], "fixed mixture")
         prior, uniform = (one.weights[0].numpy() for one in fixed)
         domains = fixed[0].domains
-        rows = spec.num_steps * spec.batch.rows
-        room = np.array([fixed[0].train_rows[d] for d in domains]) / rows
-        caps = np.minimum(np.inf if self.repetitions is None else self.repetitions * room, 1.0)
-        caps = np.broadcast_to(caps, prior.shape)
+        rows = np.array([fixed[0].train_rows[d] for d in domains])
+        most = np.inf if self.repetitions is None else self.repetitions
+        caps = np.minimum(most * rows / (spec.num_steps * spec.batch.rows), 1.0)
         if caps.sum() < 1:  # before the swarm is trained
             raise ValueError(f"repetitions: caps {caps.round(3)} leave no mixture; raise it")
         keyed = np.random.default_rng(key(spec.data_seed, "mixtures"))
         draws = drawn(prior, self.mixtures - 2, np.inf, 0.0, keyed)
         tried = [static_at(torch.from_numpy(d), domains) for d in draws]
         found = [*fixed, *trained_at(small, run, tried, "mixture")]
-        mixtures = np.stack([prior, uniform, *draws])
-        laws = []
+        mixtures, laws = np.stack([prior, uniform, *draws]), []
         for name, weight in objective_weights(self.objective, domains, spec.targets).items():
             losses = np.array([one.probe_losses[name] for one in found])
             laws.append((weight, fitted(mixtures, losses, self.starts, keyed)))
-        best = minimum(laws, prior, caps, self.kl)
-        return run(replace(spec, mixer=static_at(torch.from_numpy(best), domains)))
+        best = torch.from_numpy(minimum(laws, prior, caps, self.kl))
+        return run(replace(spec, mixer=static_at(best, domains)))
 
 
 def fitted(
@@ -145,8 +142,8 @@ def minimum(
     how: dict[str, Any] = {"constraints": [{"type": "eq", "fun": lambda p: p.sum() - 1}]}
     how |= {"bounds": [(0.0, cap) for cap in caps], "options": {"maxiter": 500, "ftol": 1e-12}}
     tries = [minimize(objective, np.minimum(s, caps), method="SLSQP", **how) for s in starts]
-    kept = [one for one in tries if abs(one.x.sum() - 1) < 1e-6]
-    if not kept:
-        raise ValueError(f"no mixture under the caps {caps.round(3)} was found: {tries[0].message}")
-    best = np.clip(min(kept, key=lambda one: one.fun).x, 0.0, caps)
-    return np.asarray(best / best.sum())
+    best = min(tries, key=lambda one: (abs(one.x.sum() - 1) > 1e-6, one.fun))
+    if abs(best.x.sum() - 1) > 1e-6:
+        raise ValueError(f"no mixture under the caps {caps.round(3)} was found: {best.message}")
+    mixture = np.clip(best.x, 0.0, caps)
+    return np.asarray(mixture / mixture.sum())

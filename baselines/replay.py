@@ -104,10 +104,10 @@ class ShuffledOf(_OfArm):
     def made(self, weights: Tensor, domains: tuple[str, ...], seed: int) -> Mixer:
         """Return the stretches, permuted."""
         found = stretches(weights)
-        if len(found) == 1:
+        if len(found) == 1 and len(domains) > 1:
             raise ValueError("of: this arm's weights never change; there is nothing to shuffle")
         keyed, order = generator(seed, "shuffled schedule"), list(range(len(found)))
-        while order == sorted(order):  # the arm itself would be no control
+        while len(order) > 1 and order == sorted(order):  # the arm itself would be no control
             order = torch.randperm(len(found), generator=keyed).tolist()
         return Scheduled(domains=domains, stretches=tuple(found[i] for i in order))
 

@@ -221,5 +221,5 @@ def _caption(evidence: Evidence, frame: pd.DataFrame) -> str:
         lines.append("Controls are descriptive: they are outside the family that is tested.")
     if measures.borrowers(evidence):
         names = notation.listed(measures.borrowers(evidence))
-        lines.append(f"Not billed to {names}: the runs of the arms that they replay.")
+        lines.append(f"Not billed to {names}: the runs of other arms that they look at.")
     return "\n".join(lines)

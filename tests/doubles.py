@@ -129,7 +129,7 @@ class PlanSpec:
     targets: dict[str, float] = field(default_factory=lambda: {"a": 1.0})
     mixer: Any = None
     model: Any = field(default_factory=Model)
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = field(default_factory=Optimizer)
     num_steps: int = 100
     data_seed: int = 0
     label: str = ""

@@ -39,7 +39,8 @@ class Schedule:
     """Rows per domain that are compared."""
     stale_below: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
     """Where a kept fit's rank correlation with exact scores is below this, it is noted as stale and
-    made anew. 0 leaves it to the estimator: an Influcoder says when, others are trusted; EKFAC is compared with plain gradients and never near 1."""
+    made anew. 0 leaves it to the estimator: an Influcoder says when, others are trusted (EKFAC is
+    compared with plain gradients and never near 1)."""
 
     def check_pool(self, num_domains: int) -> None:
         """Refuse more landmarks than the rows that they are drawn from."""

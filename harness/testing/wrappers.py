@@ -202,7 +202,7 @@ class Told(Wrapper):
             prior[-1] = 0.0
             changes["prior"] = prior / prior.sum()
         if self.how in _LOSSES:
-            scale = _LOSSES[self.how][0] / 3.0  # a gradient grows as its loss does
+            scale = max(_LOSSES[self.how][0] / 3.0, 1e-6)  # a gradient grows as its loss does
 
             def token_losses(batch: Batch, *rest: Any, **named: Any) -> Tensor:
                 return self._changed(batch, view.token_losses(batch, *rest, **named))

@@ -118,5 +118,5 @@ def test_a_fit_of_too_few_points_is_noted() -> None:
     for view.step in range(5):
         mixer.observe(view, state, batch_of([0, 1, 2]), torch.full((3, 2), 3.0))
 
-    assert [values["fitted"] for _, values in view.notes] == [0]
+    assert [values["fitted"] for _, values in view.notes] == [[]]
     assert torch.equal(mixer.propose(view, state), view.prior)

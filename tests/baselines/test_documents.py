@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md shows, run from a folder outside of the repository."""
+"""What CONTRIBUTING.md and README.md show, run from a folder outside of the repository."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def blocks(language: str) -> list[str]:
     """Return the code blocks of a language in CONTRIBUTING.md."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_readme_shows_the_same_five_lines() -> None:
+    """What is run below is what stands there."""
+    assert blocks("python")[1].strip() in (ROOT / "README.md").read_text()
 
 
 @pytest.fixture
@@ -58,4 +63,4 @@ def test_five_lines_run_the_whole_suite_on_it(outside: Path) -> None:
     )
 
     assert result.returncode == 0, result.stdout
-    assert "12 passed" in result.stdout
+    assert "13 passed" in result.stdout

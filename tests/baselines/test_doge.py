@@ -122,8 +122,7 @@ def test_the_plan_trains_the_main_run_on_the_mean_and_the_online_form_trains_onc
 
 def test_a_domain_with_few_counted_targets_has_the_mean_loss_of_those() -> None:
     """Equal alphas: one of c's two targets counts, so its row weighs twice, as its mean demands."""
-    view = GradientView(gradients={0: [0.0, 1.0], 1: [0.0, 1.0], 2: [1.0, 0.0]})
-    view.gradients = dict.fromkeys(range(3), [1.0, 0.0])
+    view = GradientView(gradients={k: [1.0, 0.0] for k in range(3)})
     mixer = DoGEProxy(objective="target", mu=1e9, probe_rows=1)
     state = mixer.init(view)
     batch = batch_of([0, 1, 2], mask=[[True, True], [True, True], [True, False]])

@@ -145,5 +145,5 @@ def test_a_proxy_size_beside_a_model_that_brings_its_own_is_refused() -> None:
     """It would be ignored, and the proxy as large as the model."""
     spec = PlanSpec(model=Model(source="a-folder"))
 
-    with pytest.raises(ValueError, match="proxy_size: model.source brings its own size"):
+    with pytest.raises(ValueError, match=r"proxy_size: model\.source brings its own size"):
         DoReMi(proxy_size="nano").plan(spec, PlanRunner())

@@ -22,6 +22,7 @@ def two_rounds(mixer: ODM) -> State:
     state = mixer.init(view)
     mixer.observe(view, state, batch_of([0, 1]), torch.tensor([[2.0, 2.0], [4.0, 4.0]]))
     assert state["weights"].tolist() == [0.5, 0.5]  # (1 - 2 eps_1) is 0: exploration alone
+    view.step = 1
     mixer.observe(view, state, batch_of([0]), torch.tensor([[1.0, 1.0]]))
     return state
 
@@ -94,7 +95,7 @@ def test_exploration_leaves_every_domain_its_share(variant: Any) -> None:
     view = FakeView()
     mixer = ODM(warmup=0.0, variant=variant)
     state = mixer.init(view)
-    for _ in range(50):
+    for view.step in range(50):
         losses = torch.tensor([[1e4, 1e4], [1.0, 1.0], [1e-4, 1e-4]])
         mixer.observe(view, state, batch_of([0, 1, 2]), losses)
 

@@ -127,7 +127,7 @@ def test_bounds_without_a_mixture_are_refused() -> None:
     """Neither a hang nor a NaN."""
     with pytest.raises(ValueError, match="greater than 1"):
         RegMix(most=0.5)
-    with pytest.raises(ValueError, match="least: 0.5 of 3 domains; give less than 1/K"):
+    with pytest.raises(ValueError, match=r"least: 0\.5 of 3 domains; give less than 1/K"):
         RegMix(least=0.5).check(("a", "b", "c"), {})
     with pytest.raises(ValueError, match="leaves no mixture; raise it"):
         drawn(PRIOR, 4, 0.9, 0.0, np.random.default_rng(0))

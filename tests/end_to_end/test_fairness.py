@@ -194,6 +194,8 @@ def test_the_report_bills_doremi_the_same(finished: Finished) -> None:
                 for account in cost
                 if account in ("train", "mixer")
             )
+            if unit == "seconds":  # what the plan did beside its runs
+                total += out.cell("tiny", "doremi", seed)["plan_seconds"]
             assert set(rows[f"overhead_{unit}"].round(6)) == {round(total, 6)}
     uniform = table[table["arm"] == "uniform"]
     assert set(uniform["overhead_flops"]) == {0}

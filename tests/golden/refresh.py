@@ -23,7 +23,10 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="all by default")
     names = parser.parse_args().methods or list(TINY)
     torch.set_num_threads(1)
-    before = saved()["methods"] if PATH.exists() else {}
+    known = saved() if PATH.exists() else {"methods": {}, "provenance": provenance()}
+    before = known["methods"]
+    if known["provenance"] != provenance() and set(names) != set(TINY):
+        parser.error("the traces are another machine's; refresh all, or none")
     found = {name: before[name] for name in TINY if name in before}
     for name in names:
         found[name] = trace(name)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import platform
 import tempfile
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from harness.records import RECORDS, read_records
 from harness.testing import checks
@@ -36,11 +35,19 @@ def trace(name: str) -> dict[str, Any]:
 
 def provenance() -> dict[str, str]:
     """Return where numbers come from: elsewhere sums are rounded otherwise."""
-    return {"torch": torch.__version__, "machine": platform.machine(), "processor": _processor()}
+    packages = ("torch", "numpy", "scipy", "transformers", "lightgbm")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {**versions, "processor": _processor()}
 
 
 def _processor() -> str:
-    return str(torch.backends.cpu.get_cpu_capability())
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    known = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)  # the first core's
+    fields = {key.strip(): value.strip() for key, value in known.items()}
+    return ", ".join(fields.get(key, "") for key in ("model name", "cpu family", "model"))
 
 
 def saved() -> dict[str, Any]:
