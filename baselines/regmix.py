@@ -24,6 +24,7 @@ swarm). A regression that predicts one loss for all mixtures leaves the prior.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -74,6 +75,9 @@ class RegMix(Proxied):
         """Refuse a floor under which every weight of a mixture could fall."""
         if self.least * len(domains) >= 1:
             raise ValueError(f"least: {self.least} of {len(domains)} domains; give less than 1/K")
+        if self.regressor == "lightgbm" and importlib.util.find_spec("lightgbm") is None:
+            fix = 'install "steelyard[mixing]", or set regressor = "linear"'
+            raise ValueError(f"regressor: lightgbm is not installed; {fix}")
 
     def plan(self, spec: Any, run: Callable[[Any], Any]) -> Any:
         """Train the swarm, regress, then train the main run."""

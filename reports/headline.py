@@ -172,9 +172,10 @@ def _free_mixtures(evidence: Evidence) -> list[Statement]:
 
 def _outcome(pair: Paired) -> str:
     """Return what free - method shows; no winner without enough seeds, or across zero."""
-    if pair.num_pairs < seeds_needed(1):
+    if not (pair.high < 0 or pair.low > 0):
         return "not told apart"
-    return "beats" if pair.high < 0 else "is beaten" if pair.low > 0 else "not told apart"
+    outcome = "beats" if pair.high < 0 else "is beaten"
+    return outcome if pair.num_pairs >= seeds_needed(1) else f"{outcome}, too few seeds"
 
 
 def _numbers(pair: Paired) -> str:
@@ -185,12 +186,14 @@ def _numbers(pair: Paired) -> str:
 
 def _beside(free: str, outcome: str, methods: list[str]) -> Statement:
     names = notation.listed(methods)
-    if outcome == "beats":
-        text = f"The static mixture {free}, which nobody had to compute, beats {names}"
+    few = "; too few seeds to call it more" if outcome.endswith("too few seeds") else ""
+    if outcome.startswith("beats"):
+        verb = "is below" if few else "beats"
+        text = f"The static mixture {free}, which nobody had to compute, {verb} {names}{few}"
         return Statement("warning", f"{text}. Descriptive, not tested.")
-    if outcome == "is beaten":
+    if outcome.startswith("is beaten"):
         text = f"{free}, the best static mixture here that nobody had to compute, is above {names}"
-        return Statement("measured", f"{text}. Descriptive, not tested.")
+        return Statement("measured", f"{text}{few}. Descriptive, not tested.")
     text = f"The static mixture {free}, which nobody had to compute, is not told apart from {names}"
     return Statement("warning", f"{text}. Descriptive, not tested.")
 

@@ -35,6 +35,7 @@ RESULTS_COLUMNS = [
     "overhead_flops",
     "run_id",
 ]
+_LABEL = 17  # columns of a label beside all others in a terminal of 100
 
 
 def arms_table(evidence: Evidence) -> pd.DataFrame:
@@ -169,8 +170,12 @@ def terminal_table(evidence: Evidence, narrow: bool = False) -> Table:
     shown = (evidence.header["primary"],) if narrow else measures.METRICS
     frame = arms_table(evidence)
     primary = evidence.header["primary"]
+    # A long label gets the room of a column that would say the same in every row.
+    complete = bool((frame["num_seeds"] == frame["declared_seeds"]).all())
+    with_seeds = not narrow and not (complete and frame["arm"].str.len().max() > _LABEL)
+    told = "" if with_seeds or narrow else f", {frame['declared_seeds'].iloc[0]} seeds"
     table = Table(
-        title=f"{escape(evidence.name)}: held-out bits per byte, lower is better",
+        title=f"{escape(evidence.name)}: held-out bits per byte, lower is better{told}",
         caption=escape(_caption(evidence, frame)),
         box=box.SIMPLE_HEAD,
         title_justify="left",
@@ -180,7 +185,7 @@ def terminal_table(evidence: Evidence, narrow: bool = False) -> Table:
         collapse_padding=True,
     )
     table.add_column("arm", overflow="fold", min_width=9, max_width=20)
-    if not narrow:
+    if with_seeds:
         table.add_column("seeds", justify="right", no_wrap=True)
     for metric in shown:
         star = "*" if metric == primary else ""
@@ -195,7 +200,7 @@ def terminal_table(evidence: Evidence, narrow: bool = False) -> Table:
         difference = notation.signed(row["difference"]) if row["num_pairs"] else ""
         table.add_row(
             escape(row["arm"]),
-            *([] if narrow else [f"{row['num_seeds']}/{row['declared_seeds']}"]),
+            *([f"{row['num_seeds']}/{row['declared_seeds']}"] if with_seeds else []),
             *(f"[bold]{cell}[/]" if best else cell for cell, best in zip(cells, bold, strict=True)),
             f"{difference} {notation.interval(row['low'], row['high'])}".strip(),
             notation.percent(row["overhead_seconds_percent"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 from torch import Tensor
@@ -131,3 +133,14 @@ def test_bounds_without_a_mixture_are_refused() -> None:
         RegMix(least=0.5).check(("a", "b", "c"), {})
     with pytest.raises(ValueError, match="leaves no mixture; raise it"):
         drawn(PRIOR, 4, 0.9, 0.0, np.random.default_rng(0))
+
+
+def test_trees_that_are_not_installed_are_said_before_the_swarm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sixty-four proxies later would be late."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    with pytest.raises(ValueError, match=r"regressor: lightgbm is not installed; install"):
+        RegMix().check(("a", "b"), {})
+    RegMix(regressor="linear").check(("a", "b"), {})

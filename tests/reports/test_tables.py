@@ -142,6 +142,27 @@ def test_the_headline_praises_a_method_that_the_control_does_not_reach(tmp_path:
     )
 
 
+def test_the_headline_does_not_call_a_clear_difference_undecided_at_few_seeds(three: Path) -> None:
+    text = sentences(three)
+
+    assert "The static mixture half, which nobody had to compute, is below influence (" in text
+    assert "too few seeds to call it more. Descriptive, not tested." in text
+    assert "half, which nobody had to compute, is not told apart from influence" not in text
+
+
+def test_a_long_label_takes_the_room_of_the_seeds(tmp_path: Path) -> None:
+    write_out(tmp_path, num_seeds=2)
+    path = next((tmp_path / "ablations").glob("*.json"))
+    path.write_text(path.read_text().replace('"half": {', '"half_of_everything": {', 1))
+    console = Console(width=100, record=True, file=io.StringIO())
+
+    console.print(tables.terminal_table(load(tmp_path)))
+
+    lines = console.export_text().splitlines()
+    assert any(line.startswith(" half_of_everything ") for line in lines)
+    assert lines[0].rstrip().endswith(", 2 seeds")
+
+
 def test_the_baseline_can_win(tmp_path: Path) -> None:
     write_out(tmp_path, num_seeds=6, effects={"uniform": 0.0, "influence": 0.2})
 
