@@ -15,7 +15,7 @@ leaves the simplex, and is projected back to it then, which may shorten it. Prop
 this project; the first is what the authors of LLM-Shearing expected to do about as well as their
 method.
 
-Needs: another arm. Cost: none of their own. Deviations: none, there is no paper.
+Needs: another arm. Cost: none of their own. Defaults: none. Deviations: none, there is no paper.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _NEXT = "|".join(SECTIONS)
 def section(method: type, name: str) -> str:
     """Return what the docstring of a method's module says after `name`, on one line."""
     text = module_docstring(method)
-    found = re.search(rf"\b{name}: (.*?)(?=\s(?:{_NEXT}): |\n\n|\Z)", text, re.DOTALL)
+    found = re.search(rf"\b{name}:\s(.*?)(?=\s(?:{_NEXT}):\s|\n\n|\Z)", text, re.DOTALL)
     return " ".join(found[1].split()) if found else ""
 
 

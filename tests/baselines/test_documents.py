@@ -7,10 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from baselines import METHODS
+from harness.commands.methods import SECTIONS, documentation, papers, section
 from tests.end_to_end.conftest import ARMS, ROOT, steelyard, write_spec
 
 
@@ -18,6 +21,31 @@ def blocks(language: str) -> list[str]:
     """Return the code blocks of a language in CONTRIBUTING.md."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_what_a_user_has_to_know(name: str) -> None:
+    """Needs, cost, defaults, deviations, the paper's number, and what every setting is."""
+    method = METHODS[name]
+
+    for part in SECTIONS:
+        assert section(method, part), part
+    assert papers(method) or method.is_control or name == "static"
+    told = documentation(method)
+    assert [f.name for f in fields(method) if f.name not in told] in ([], ["rule"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "baselines").glob("*.py")), ids=lambda p: p.stem)
+def test_a_method_is_under_150_lines(path: Path) -> None:
+    """One file each, that a reader takes in at a sitting."""
+    assert len(path.read_text().splitlines()) < 150
+
+
+def test_the_readme_names_every_method() -> None:
+    """In its tables of methods and controls."""
+    text = (ROOT / "README.md").read_text()
+
+    assert [name for name in METHODS if f"`{name}`" not in text] == []
 
 
 def test_the_readme_shows_the_same_five_lines() -> None:

@@ -79,4 +79,5 @@ def test_results_equal_those_of_a_lone_run(together: Path, finished: Finished) -
                 lone.records(expected["run_id"])
             )
             if label != "counted":
-                assert cell == expected
+                clock = {"plan_seconds": 0.0}  # the only key that a clock may change
+                assert {**cell, **clock} == {**expected, **clock}
