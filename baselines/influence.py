@@ -48,7 +48,7 @@ from harness.influence.estimators import SEED000
 from harness.influence.rebalancing import Refreshed, refresh, standard_errors
 from harness.influence.rule import Rule, Share
 from harness.influence.schedule import Schedule
-from harness.influence.second_order import of_domains
+from harness.influence.second_order import is_first_order, of_domains
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,8 +67,9 @@ class Influence(Schedule, Rule, Mixer):
     memory: Share = 0.0
     """Weight of the earlier refreshes in the moving average of the scores."""
     second_order: Switch = False
-    """For qp by the directional estimator: how the domains' steps, at the rate of the step before,
-    bend the probe loss together."""
+    """For qp: how the domains' steps, at the rate of the step before, bend the probe loss together.
+    By estimators of dot products: directional of all parameters, landmarks with normalize = false
+    and modules = ["all"]."""
     start: Literal["uniform", "natural"] = "uniform"
     """The mixture before the first refresh."""
     permute_domains: Switch = False
@@ -87,11 +88,9 @@ class Influence(Schedule, Rule, Mixer):
     def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:
         """Refuse bounds between which there is no mixture, and a bend without its slope."""
         self.check_bounds(len(domains))
-        one = self.estimator
-        whole = one.kind == "directional" and not one.modules and one.reduction == "mean"
-        if self.second_order and not (self.rule == "qp" and whole):
-            fix = 'set rule = "qp" and the directional estimator of all parameters'
-            raise ValueError(f"second_order: {self.rule} by {one.kind}; {fix}")
+        if self.second_order and not (self.rule == "qp" and is_first_order(self.estimator)):
+            fix = 'set rule = "qp" and an estimator of dot products of all parameters'
+            raise ValueError(f"second_order: {self.rule} by {self.estimator.kind}; {fix}")
         self.check_pool(len(domains))
 
     def init(self, view: View) -> State:
@@ -131,6 +130,8 @@ class Influence(Schedule, Rule, Mixer):
         errors = standard_errors(found.scores, found.rows, num_domains)
         facts = {"raw_scores": raw.tolist(), "standard_errors": errors}
         facts |= {name: state[name].tolist() for name in ("scores", "weights")}
+        if self.rule == "seed000":
+            facts["reproduction"] = "seed 000: noise gets these weights too"
         view.note("rebalance", {**facts, **found.about})
         if found.fidelity:
             view.note("fidelity", found.fidelity)

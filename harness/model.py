@@ -154,9 +154,10 @@ def _count_positions(
 
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:
-    """Return cross-entropy [B, T] in nats, float32, 0 where masked."""
+    """Return cross-entropy [B, T] in nats, float32, 0 where masked, whatever stands there."""
     logits = model(input_ids=batch.inputs, use_cache=False).logits  # [B, T, V]
-    losses = cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+    targets = batch.targets.where(batch.mask, 0)  # -100, say
+    losses = cross_entropy(logits.flatten(0, 1), targets.flatten())
     return losses.view_as(batch.targets) * batch.mask
 
 

@@ -17,7 +17,7 @@ from harness.influence.gradients import refuse_non_finite
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.api import Direction, State, View
+    from harness.api import Direction, Note, State, View
     from harness.influence.row_gradients import Reduction
 
 # A step that disagrees by more with the next smaller one, as a share of the scores, is not used
@@ -81,3 +81,12 @@ def _along(prepared: State, query: int, view: View) -> Direction:
         for name, parameter in view.model.named_parameters()
         if f"query:{name}" in prepared
     }
+
+
+def told(prepared: State) -> dict[str, Note]:
+    """Return each query's relative step and its disagreement, and whether all are to be trusted."""
+    if "eps" not in prepared:
+        return {}
+    _, relative, disagreement = prepared["eps"].T.tolist()
+    trusted = int(max(disagreement) <= TRUSTED)
+    return {"relative_step": relative, "step_disagreement": disagreement, "trusted": trusted}

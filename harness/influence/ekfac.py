@@ -3,10 +3,12 @@
     score = <g_i, (F + damping)^-1 g_q>, positive: training on row i lowers query q's loss
 
 kronfluence fits the factors on a copy of the model and is the reference; it is imported here alone
-and used in harness/influence/reference_factors.py. What follows from the factors is ours, because
-it is cheaper: queries are preconditioned once, then either each row costs one backward pass
-whatever the number of queries ("hooks"), or, for one query, one forward pass at parameters moved
-along its preconditioned gradient ("directional"). kronfluence's pairwise path stays, to compare.
+and used in harness/influence/reference_factors.py. What follows from the factors is ours: queries
+are preconditioned once, then either each row costs one backward pass whatever the number of queries
+("hooks"), or, for one query, one forward pass at parameters moved along its preconditioned gradient
+("directional"), which is two to three times cheaper than kronfluence. Its pairwise path is
+`route = "kronfluence"`; for many queries the hooks cost about the same (RESULTS.md) and need no
+second copy of the model.
 
 A query's loss is the mean over its counted targets, a row's the mean or the sum. kronfluence uses
 sums for both: its score over a row's and a query's counted targets is ours. The Fisher is always
@@ -23,7 +25,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from harness.api import Scores
-from harness.influence.along_queries import as_state, check_rows, score_along, steps
+from harness.influence.along_queries import as_state, check_rows, score_along, steps, told
 from harness.influence.factor_health import check_lambda, decomposed
 from harness.influence.fisher import Labels, countable
 from harness.influence.fisher_by_hooks import check_covariances, covariances, second_moments
@@ -135,7 +137,7 @@ class Ekfac:
             route = "directional"
         else:
             total, route = self._exact().score(view, prepared, rows).total, "hooks"
-        return Scores(total, about={**self.about(), "route": route})
+        return Scores(total, about={**self.about(), "route": route, **told(prepared)})
 
     def about(self) -> dict[str, Note]:
         """Return what a score of this estimator means, for records and reports."""

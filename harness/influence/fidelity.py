@@ -27,13 +27,15 @@ def exact_counterpart(estimator: Any) -> GradDot | GradCos | Group:
     """Return the exact estimator that `estimator` approximates, by its own word; of the target.
 
     All layers that are linear or embeddings count, with biases, whatever the estimator looks at;
-    Adam's factor counts where the estimator uses it. A curvature's scores are compared with plain
+    Adam's factor counts where the estimator uses it, and a row's loss is a sum where its is. A
+    curvature's scores are compared with plain
     gradients too: how far apart they are is a finding.
     """
     said = estimator.about()
     scale: Any = "adam" if said["preconditioner"] == "adam" else "none"
     made: Any = EXACT[said["approximates"]]
-    return made(queries="target", preconditioner=scale, modules=("all",))  # type: ignore[no-any-return]
+    loss = {} if made is GradCos else {"reduction": said["reduction"]}
+    return made(queries="target", preconditioner=scale, modules=("all",), **loss)  # type: ignore[no-any-return]
 
 
 def compared(

@@ -40,7 +40,7 @@ from harness.influence.row_gradients import Precision, Reduction, backward
 from harness.influence.selection import Use, choose
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from harness.api import Batch, Note, State, View
 
@@ -89,6 +89,7 @@ class _Gradients:
         facts |= {"estimator": self.kind, "approximates": self.kind}
         facts["modules"] = " ".join(self.modules)
         sign = "positive: training on the row lowers the query's loss"
+        facts.setdefault("reduction", "mean")  # of a cosine, to which it makes no difference
         return {**facts, "query_reduction": "mean", "sign": sign}
 
     def _uses(self, view: View) -> list[Use]:
@@ -179,11 +180,16 @@ class Group(_Gradients):
         return Scores(means[index], about=self.about())
 
 
+# Linear in a row's loss. A group's score is of the rows that came together, a landmark's of others.
+CONVERTIBLE = ("grad_dot", "directional", "ekfac")
+
+
 def with_reduction(scores: Scores, rows: Batch, reduction: Reduction) -> Scores:
-    """Return grad_dot's scores of `rows` for the other reduction of a row's loss."""
-    if scores.about.get("estimator") != "grad_dot":
+    """Return scores of `rows` for the other reduction of a row's loss; a cosine has none."""
+    if scores.about.get("estimator") not in CONVERTIBLE:
         raise ValueError(
-            f"only grad_dot's scores convert, not those of {scores.about.get('estimator')!r}"
+            f"scores of {', '.join(CONVERTIBLE)} convert, not those of "
+            f"{scores.about.get('estimator')!r}"
         )
     if scores.about["reduction"] == reduction:
         return scores
@@ -199,7 +205,32 @@ def refuse_non_finite(view: View, rows: Batch, what: str, values: Tensor) -> Non
         first = int(bad[0])
         row, domain = int(rows.rows[first]), view.probe_domains[int(rows.domains[first])]
         where = f"row {row} of domain {domain!r} at step {view.step}"
-        raise FloatingPointError(f"influence of {where} is not finite in {what}")
+        inside = first_non_finite(view.model, rows.select(slice(first, first + 1)))
+        raise FloatingPointError(f"influence of {where} is not finite in {what}{inside}")
+
+
+def first_non_finite(model: nn.Module, row: Batch) -> str:
+    """Return ", first in the output of module NAME" of a forward pass of the row, "" if in none."""
+    found: list[str] = []
+
+    def look(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            outputs = output if isinstance(output, tuple | list) else [output]
+            tensors = [one for one in outputs if isinstance(one, torch.Tensor)]
+            if not found and not all(bool(one.isfinite().all()) for one in tensors):
+                found.append(name)
+
+        return hook
+
+    named = [(name, module) for name, module in model.named_modules() if name]
+    hooks = [module.register_forward_hook(look(name)) for name, module in named]
+    try:
+        with torch.no_grad():
+            model(input_ids=row.inputs, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return f", first in the output of module {found[0]}" if found else ""
 
 
 class _Preparation:

@@ -46,17 +46,27 @@ def refresh(view: View, state: State, plan: Schedule, number: int) -> Refreshed:
     found, prepared = _scored(view, plan, fitted, drawn, before)
     if not compares:
         return found
+    facts = _compared(view, plan, prepared, drawn)
+    facts |= {"estimator_flops": found.about["flops"], "stale": 0}
+    if float(facts["spearman"]) >= _least(plan) or _least(plan) == 0:  # type: ignore[arg-type]
+        return replace(found, fidelity=facts)
+    if fit_is_due:  # a fit of now that does not follow: there is no better one to make
+        return replace(found, fidelity={**facts, "below": _least(plan)})
+    before = view.spent
+    anew, prepared = _scored(view, plan, _fit(view, state, plan, drawn), drawn, before)
+    again = _compared(view, plan, prepared, drawn)
+    facts |= {"stale": 1, "spearman_anew": again["spearman"]}
+    facts["estimator_flops"] = float(found.about["flops"]) + float(anew.about["flops"])  # type: ignore[arg-type]
+    facts["exact_flops"] = float(facts["exact_flops"]) + float(again["exact_flops"])  # type: ignore[arg-type]
+    return replace(anew, fidelity=facts)
+
+
+def _compared(view: View, plan: Schedule, prepared: State, drawn: _Drawn) -> dict[str, Note]:
+    """Return how the estimator's scores of rows that it was not fitted on agree with exact ones."""
     estimator = _estimator(plan)
     scores = estimator.score(view, prepared, drawn.unseen).total[:, 0]
     facts = compared(view, estimator, drawn.unseen, drawn.query, scores)
-    facts |= {"estimator": estimator.kind, "scored_rows": len(drawn.rows.rows)}
-    facts |= {"estimator_flops": found.about["flops"], "stale": 0}
-    trusted = float(facts["spearman"]) >= _least(plan) or _least(plan) == 0  # type: ignore[arg-type]
-    if fit_is_due or trusted:
-        return replace(found, fidelity=facts)
-    before = view.spent
-    anew, _ = _scored(view, plan, _fit(view, state, plan, drawn), drawn, before)
-    return replace(anew, fidelity={**facts, "stale": 1})
+    return {**facts, "estimator": estimator.kind, "scored_rows": len(drawn.rows.rows)}
 
 
 class _Drawn:
@@ -79,8 +89,8 @@ class _Drawn:
 
 
 def _compares(plan: Schedule, number: int) -> bool:
-    """Tell whether to compare now: a fit that is kept is looked at whenever it is used."""
-    if plan.refit != 1 and (_least(plan) > 0 or plan.fidelity_every > 0):
+    """Tell whether to compare now: what may be stale is looked at whenever it is used."""
+    if _least(plan) > 0 or (plan.refit != 1 and plan.fidelity_every > 0):
         return True
     return plan.fidelity_every > 0 and number % plan.fidelity_every == 0
 

@@ -21,7 +21,8 @@ class Schedule:
     every: Count = 100
     """Steps between refreshes; the first comes after this many."""
     rows: Count = 16
-    """Candidate rows scored per domain at a refresh."""
+    """Candidate rows scored per domain at a refresh, off the training stream: so their losses are
+    not known yet, and cost a forward pass more."""
     probe_rows: Count = 32
     """Probe rows of each target domain that the query is made of."""
     probes: Literal["fresh", "fixed"] = "fresh"

@@ -59,6 +59,18 @@ class Mixture(NamedTuple):
     shift: float  # added to the pull towards the anchor; 0 where the model was convex
 
 
+def is_first_order(estimator: Any) -> bool:
+    """Tell whether its scores are the model's first term: dot products of means, all parameters.
+
+    Embeddings and linear layers are "all" of `modules`; what norms add to p is left out there, and
+    their part of Q is not.
+    """
+    said = estimator.about()
+    whole = estimator.kind == "directional" and not estimator.modules
+    whole = whole or (hasattr(estimator, "landmarks") and estimator.modules == ("all",))
+    return bool(whole and said["approximates"] == "grad_dot" and said["reduction"] == "mean")
+
+
 def of_domains(
     view: View, rows: Batch, query: Batch, preconditioner: Literal["adam", "none"]
 ) -> SecondOrder:

@@ -200,7 +200,8 @@ def _losses_of(outputs: Any, part: Batch) -> Tensor:
         raise SpecError("model: gives no logits (a fused loss?), which the mixer has to see")
     with torch.no_grad():
         flat = logits[:, :-1].detach().flatten(0, 1)  # the last position predicts nothing
-        return cross_entropy(flat, part.targets.flatten()).view_as(part.targets) * part.mask
+        targets = part.targets.where(part.mask, 0)  # -100, say
+        return cross_entropy(flat, targets.flatten()).view_as(targets) * part.mask
 
 
 class _Callback(TrainerCallback):

@@ -147,9 +147,16 @@ def test_the_bend_moves_weight_off_a_domain_that_overshoots() -> None:
 def test_a_bend_without_its_slope_is_refused(settings: dict[str, Any]) -> None:
     """Another rule has no place for it, and other scores are not in its units."""
     with pytest.raises(
-        ValueError, match=r"second_order: .*; set rule = \"qp\" and the directional"
+        ValueError, match=r"second_order: .*; set rule = \"qp\" and an estimator of dot"
     ):
         Influence(second_order=True, **settings).check(("a", "b"), {"a": 1.0})
+
+
+def test_landmarks_of_dot_products_of_all_parameters_may_bend() -> None:
+    """The published estimator under the robust objective, second order included."""
+    landmark = {"kind": "jvp_landmark", "normalize": False, "modules": ["all"], "landmarks": 16}
+
+    Influence(second_order=True, rule="qp", estimator=landmark).check(("a", "b"), {"a": 1.0})
 
 
 def test_more_landmarks_than_rows_are_refused_before_any_run() -> None:
@@ -181,6 +188,17 @@ ARMS = {
     "hidden": {"estimator": {"kind": "hidden_landmark", "landmarks": 6}},
     "legacy": {"rule": "seed000", "rows": 8},
     "curved": {"rule": "qp", "second_order": True},
+    "curved landmarks": {
+        "rule": "qp",
+        "second_order": True,
+        "estimator": {
+            "kind": "jvp_landmark",
+            "normalize": False,
+            "modules": ["all"],
+            "landmarks": 8,
+            "layers": 1,
+        },
+    },
     "ekfac": {"estimator": {"kind": "ekfac", "fitter": "hooks"}, "refit": 2},
     "influcoder": {
         "estimator": {"kind": "influcoder", "epochs": 1, "holdout": 0.0},

@@ -25,13 +25,11 @@ import torch
 from harness.influence.fidelity import spearman
 from harness.influence.gradients import GradCos
 from harness.influence.influcoder.agreement import agreement, split
-from harness.influence.influcoder.encoder import seen
 from harness.influence.influcoder.lora_gradients import Adapter, adapted, row_features
+from harness.influence.influcoder.words import bag_of_words
 from harness.rng import generator
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from harness.api import Batch, View
     from harness.influence.influcoder.influcoder import Influcoder
 
@@ -66,19 +64,6 @@ class Fidelity(NamedTuple):
     mean_error: float
     max_error: float  # above 0.15, the paper's code warns
     spearman: float
-
-
-def bag_of_words(known: Sequence[Batch], rows: Batch, queries: Batch) -> Tensor:
-    """Return TF-IDF cosines [Q, N] of token ids; frequencies are those of the `known` rows."""
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-    except ImportError as error:
-        message = 'a bag of words needs scikit-learn: pip install "steelyard[influcoder]"'
-        raise ImportError(message) from error
-    words = TfidfVectorizer(analyzer=str.split)
-    words.fit([text for batch in known for text in _texts(batch)])
-    one, other = words.transform(_texts(queries)), words.transform(_texts(rows))
-    return torch.from_numpy((one @ other.T).toarray())
 
 
 def projection_fidelity(
@@ -172,10 +157,3 @@ def summarised(results: Sequence[Result]) -> list[Summary]:
 def _mean_and_spread(values: list[float]) -> tuple[float, float]:
     numbers = torch.tensor(values, dtype=torch.float64)
     return float(numbers.mean()), float(numbers.std()) if len(values) > 1 else 0.0
-
-
-def _texts(rows: Batch) -> list[str]:
-    """Return each row's tokens up to its last counted target, as words."""
-    found = seen(rows, rows.inputs.shape[1] + 1)
-    pairs = zip(found.tokens.cpu(), found.visible.cpu(), strict=True)
-    return [" ".join(map(str, tokens[visible].tolist())) for tokens, visible in pairs]

@@ -35,6 +35,7 @@ from harness.influence.influcoder.lora_gradients import (
     cosines,
     row_features,
 )
+from harness.influence.influcoder.words import bag_of_words
 from harness.influence.queries import Queries, query_weights
 from harness.rng import generator
 
@@ -110,6 +111,11 @@ class Influcoder:
             found = [self.predicted(view, s, rows, others) for s in (state, untrained)]
             facts = [number for scores in found for number in agreement(scores, held)]
             state["validation"] = torch.tensor(facts, dtype=torch.float64)
+            words = agreement(bag_of_words([pool.select(p)], rows, others), held)
+            names = ("distilled", "untrained", "bag_of_words")
+            pairs = zip(names, [facts[:2], facts[2:], list(words)], strict=True)
+            told: dict[str, Note] = {"rows": len(held_p), "queries": len(held_q)}
+            view.note("influcoder", {**told, **{name: list(pair) for name, pair in pairs}})
         return state
 
     def prepare(self, view: View, fitted: State, query: Batch) -> State:

@@ -410,6 +410,8 @@ def test_one_query_is_scored_by_one_forward_pass(queries: Any, view: RunView) ->
     again = estimator.score(view, prepared, rows, base=base).total
 
     assert found.about["route"] == "directional"
+    assert len(found.about["relative_step"]) == len(found.about["step_disagreement"]) == 1  # type: ignore[arg-type]
+    assert found.about["trusted"] == 1
     assert torch.equal(again, found.total)
     assert account.flops - before == view.row_flops.forward * len(rows.rows)
     exact = total(replace(estimator, route="hooks"), view, fitted, rows, query)

@@ -191,6 +191,11 @@ def test_rows_and_queries_that_are_held_out_are_not_trained_on(make_view: Any) -
     assert not pairs & set(zip(new.domains.tolist(), new.rows.tolist(), strict=True))
     distilled, untrained = state["validation"][:2], state["validation"][2:]
     assert torch.equal(distilled, untrained)  # after no epoch
+    # on record beside what is free, whenever it is fitted
+    (note,) = [n["values"] for n in view.notes if n["name"] == "influcoder"]
+    assert note["distilled"] == note["untrained"] == distilled.tolist()
+    assert len(note["bag_of_words"]) == 2
+    assert (note["rows"], note["queries"]) == (6, 4)
 
 
 def test_without_queries_a_quarter_of_the_pool_is_what_it_learns_to_explain(make_view: Any) -> None:

@@ -112,6 +112,28 @@ def test_the_cosine_error_is_one_over_the_root_of_the_dimensions(
     assert abs(float(error.mean())) < 4 / math.sqrt(num_dims * len(error))
 
 
+@pytest.mark.parametrize("sides", [8, 16, 32])
+def test_logra_errs_by_one_over_the_root_of_its_dimensions_and_by_what_its_sides_share(
+    sides: int,
+) -> None:
+    """Two-sided: of matrices [96, 120] the deviation is sqrt(1/k^2 + (1/k)(1/96 + 1/120)).
+
+    <P G Q', P H Q'> over k x k outputs: entries along one row of outputs share a projection of that
+    side, whose own error does not average out: 1/k for each side, times what the cosine of unlike
+    matrices leaves of it, 1 over the other side's length.
+    """
+    gradients = {"a": normal(32, 96, 120)}
+    exact = cosines(gradients["a"].flatten(1))
+    found = [
+        cosines(project_rows(LoGra(sides, sides, seed), gradients)) - exact for seed in range(6)
+    ]
+
+    error = float(torch.stack(found).abs().mean()) / math.sqrt(2 / math.pi)
+
+    wanted = math.sqrt(1 / sides**2 + (1 / sides) * (1 / 96 + 1 / 120))
+    assert 0.9 < error / wanted < 1.1
+
+
 def test_a_sketch_is_as_exact_as_a_gaussian_on_rows_like_gradients() -> None:
     rows = heavy(48, 20_000).float()
     exact = cosines(rows)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from harness.api import Batch, Scores, State
-from harness.influence.fidelity import spearman
-from harness.influence.gradients import GradDot
+from harness.influence.fidelity import compared, spearman
+from harness.influence.gradients import GradDot, Group
 from harness.influence.rebalancing import of_each, refresh, standard_errors
 from harness.view import RunView
 from tests.doubles import batch_of
@@ -26,7 +26,7 @@ class Kept:
 
     def about(self) -> dict[str, Any]:
         """Say what a score means."""
-        return {"preconditioner": "adam", "approximates": "grad_dot"}
+        return {"preconditioner": "adam", "approximates": "grad_dot", "reduction": "mean"}
 
     def fit(self, view: RunView, pool: Batch, queries: Batch | None = None) -> State:
         """Keep the rows of the pool and of the queries."""
@@ -41,6 +41,13 @@ class Kept:
         """Return the exact scores, or their negatives."""
         exact = GradDot(queries="target", modules=("all",)).score(view, prepared, rows)
         return Scores(self.sign * exact.total, about={"estimator": "kept"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stales(Kept):
+    """One with a limit of its own."""
+
+    stale_below: float = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +138,47 @@ def test_a_stale_fit_is_noted_and_made_anew(view: RunView) -> None:
     assert refresh(view, state, good, 1).fidelity["stale"] == 0
     assert float(state["fitted:at"]) < 0
     wrong = replace(good, estimator=Kept(sign=-1.0))
-    assert refresh(view, state, wrong, 2).fidelity["stale"] == 1
+    found = refresh(view, state, wrong, 2)
+    assert found.fidelity["stale"] == 1
     assert float(state["fitted:at"]) > 0
+    # the new fit is compared too, and all of it is in the price
+    assert found.fidelity["spearman_anew"] == pytest.approx(-1.0)
+    assert float(found.fidelity["estimator_flops"]) > float(found.about["flops"])  # type: ignore[arg-type]
+
+
+def test_a_fresh_fit_that_does_not_follow_says_so(view: RunView) -> None:
+    """There is no better one to make; it is compared at every refresh where a limit is set."""
+    plan = Plan(stale_below=0.5, fidelity_every=0, estimator=Kept(sign=-1.0))
+
+    for number in (0, 1):
+        fidelity = refresh(view, {}, plan, number).fidelity
+        assert (fidelity["stale"], fidelity["below"]) == (0, 0.5)
+
+
+def test_an_estimator_that_says_when_it_is_stale_is_always_compared(view: RunView) -> None:
+    """Its own limit holds where the plan has none."""
+    one = Stales()
+
+    assert all(refresh(view, {}, Plan(estimator=one, fidelity_every=0), n).fidelity for n in (0, 1))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("kind", [GradDot, Group])
+def test_an_exact_estimator_agrees_with_itself_in_either_reduction(
+    kind: Any, reduction: str, view: RunView
+) -> None:
+    """Sums are compared with sums: rows of unequal counts rank otherwise by means."""
+    rows, query = view.candidates(4), view.probes(2)
+    mask = rows.mask.clone()
+    for i in range(len(mask)):
+        mask[i, 4 + 2 * i :] = False
+    rows = replace(rows, mask=mask)
+    query = query.select((view.targets[query.domains] > 0).nonzero()[:, 0])
+    estimator = kind(queries="target", modules=("all",), reduction=reduction)
+    prepared = estimator.prepare(view, estimator.fit(view, rows), query)
+    scores = estimator.score(view, prepared, rows).total[:, 0]
+
+    assert compared(view, estimator, rows, query, scores)["spearman"] == pytest.approx(1.0)
 
 
 def test_rank_correlation_by_hand() -> None:
