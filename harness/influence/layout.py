@@ -66,12 +66,8 @@ def block_list(model: nn.Module, name: str | None = None) -> str:
     longest = [found for found, size in lists.items() if size == max(lists.values())]
     if len(longest) > 1:
         which = " and ".join(longest)
-        raise ValueError(
-            _unknown(
-                model,
-                f"{which} are of one length; say which by the landmark estimators' `blocks`, or choose modules by name",
-            )
-        )
+        fix = "say which by the landmark estimators' `blocks`, or choose modules by name"
+        raise ValueError(_unknown(model, f"{which} are of one length; {fix}"))
     return longest[0] if longest else ""
 
 
