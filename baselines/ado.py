@@ -7,13 +7,12 @@ arXiv:2410.11820; what the paper leaves open follows the official code, yidingji
   L_k(n) = exp(e_k) + exp(a_k) n^(-alpha_k)        n: rows that the model has seen, of all domains
 
 is fitted to each domain's training losses: smoothed by Savitzky-Golay, every tenth step, Huber loss
-(1e-3) of log L, L-BFGS from a grid of 8 x 8 x 8 starts, alpha in [.001, .8], e >= .5, a <= 6.5.
-Then
+(1e-3) of log L, L-BFGS from 8 x 8 x 8 starts, alpha in [.001, .8], e >= .5, a <= 6.5. Then
 
   slope_k = max(alpha_k, .05) (L_k(n) - exp(e_k)) / n       how much a row takes off the loss
   rho_k  ~ slope_k mu_k h_k^.5, at least 1e-2               mu: natural proportions, h: moving
                                                             average (.9) of the realised shares
-  pi = .9 pibar + .1 rho;   pibar <- pibar + (rho - pibar) / (step + 1)
+  pi = .9 pibar + .1 rho;   pibar <- pibar + (rho - pibar) / (steps taken)
 
 Needs: training losses by domain, thousands of steps of them. Cost: seconds of CPU per domain and
 fit, billed. Defaults: first fit after 1,000 steps, of which the first 500 are left out; then every
@@ -32,9 +31,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from baselines.proxies import CONFIG, Count
 from harness.api import Mixer
 from harness.domains import domain_mean
 
@@ -43,14 +43,13 @@ if TYPE_CHECKING:
 
     from harness.api import Batch, State, View
 
-Count = Annotated[int, Field(strict=True, gt=0)]
 BOUNDS = [(-np.inf, 6.5), (0.5, np.inf), (0.001, 0.8)]  # of a, e, alpha
 _STARTS = itertools.product(np.arange(-2, 6), np.arange(-2, 2, 0.5), np.arange(0, 0.8, 0.1))
 GRID = np.unique(np.clip(np.array(list(_STARTS)), *np.array(BOUNDS).T), axis=0)  # 192 of 512 differ
 HUBER = 1e-3
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class ADO(Mixer):
     """Sample in proportion to the slope of each domain's own scaling law."""
 
@@ -65,11 +64,16 @@ class ADO(Mixer):
     starts: Annotated[int, Field(strict=True, gt=0, le=len(GRID))] = len(GRID)
     """Starts of the grid that are refined, best first."""
 
+    def check_length(self, num_steps: int, domains: tuple[str, ...]) -> None:
+        """Refuse a run that ends before the first fit."""
+        if self.start >= num_steps - 1:
+            raise ValueError(
+                f"start: the first fit is at {self.start} of {num_steps} steps; lower it"
+            )
+
     def init(self, view: View) -> State:
-        """Start at natural proportions, with room for the whole history; refuse a run too short."""
-        if self.start >= view.num_steps - 1:
-            when = f"the first fit is at step {self.start} of {view.num_steps}"
-            raise ValueError(f"start: {when}; lower it")
+        """Start at natural proportions, with room for the whole history."""
+        self.check_length(view.num_steps, view.domains)
         num_domains, prior = len(view.domains), view.prior
         nothing = torch.full((view.num_steps, num_domains), math.nan, dtype=torch.float64)
         shares = {name: prior.clone() for name in ("weights", "mean", "realised")}
@@ -89,16 +93,15 @@ class ADO(Mixer):
         num_domains, step = len(view.domains), view.step
         overall = float((losses * batch.mask).sum() / batch.mask.sum().clamp(min=1))
         empty = state["losses"][step - 1] if step else torch.full_like(view.prior, overall)
-        means = domain_mean(losses, batch.domains, num_domains, empty, batch.mask)
-        state["losses"][step] = means
+        state["losses"][step] = domain_mean(losses, batch.domains, num_domains, empty, batch.mask)
         counts = torch.bincount(batch.domains.cpu(), minlength=num_domains).double()
         state["realised"] = 0.9 * state["realised"] + 0.1 * counts / len(batch.rows)
         state["rows"] = state["rows"] + len(batch.rows)
         if step >= self.start and step % self.every == 0:
             laws = self._laws(state["losses"][: step + 1], len(batch.rows))
-            is_fit = bool(laws.isfinite().all())
-            state["laws"] = laws if is_fit else state["laws"]
-            view.note("laws", {"fitted": laws.flatten().tolist() if is_fit else []})
+            if finite := bool(laws.isfinite().all()):
+                state["laws"] = laws
+            view.note("laws", {"fitted": laws.flatten().tolist() if finite else []})
         return super().observe(view, state, batch, losses)
 
     def _rho(self, view: View, state: State) -> Tensor:

@@ -54,8 +54,8 @@ class Aioli(Mixer):
     """Orders of the domains in LearnParams."""
     lp_steps: Count = 6
     """Steps at each domain's mixture."""
-    one_hot: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.5
-    """Weight of the domain that is looked at."""
+    one_hot: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
+    """Weight of the domain that is looked at; unset for .5, or .75 of two domains."""
     eta: Positive = 0.1
     """Step size; larger follows A more sharply."""
     ema: Share | None = 0.5
@@ -69,15 +69,19 @@ class Aioli(Mixer):
         if needed >= self.every:
             fix = "raise every, or lower lp_rounds or lp_steps"
             raise ValueError(f"every: {self.every}, and LearnParams takes {needed} steps; {fix}")
-        if len(domains) > 1 and abs(self.one_hot * len(domains) - 1) < 1e-9:
-            raise ValueError(f"one_hot: {self.one_hot} is uniform for {len(domains)} domains")
+        if len(domains) > 1 and abs((self.one_hot or 0) * len(domains) - 1) < 1e-9:
+            found = f"{self.one_hot} is uniform for {len(domains)} domains"
+            raise ValueError(f"one_hot: {found}; raise it, or unset it")
+
+    def check_length(self, num_steps: int, domains: tuple[str, ...]) -> None:
+        """Refuse a run that ends within LearnParams: its weights would be the slots' alone."""
+        needed = len(domains) * self.lp_rounds * self.lp_steps
+        if needed >= num_steps:
+            raise ValueError(f"lp_steps: LearnParams takes {needed} of {num_steps} steps; lower it")
 
     def init(self, view: View) -> State:
-        """Start uniform; refuse a run that ends within LearnParams."""
-        needed = len(view.domains) * self.lp_rounds * self.lp_steps
-        if needed >= view.num_steps:
-            fix = "lower lp_rounds or lp_steps"
-            raise ValueError(f"LearnParams takes {needed} of {view.num_steps} steps; {fix}")
+        """Start uniform."""
+        self.check_length(view.num_steps, view.domains)
         num_domains, num_probed = len(view.domains), len(view.probe_domains)
         matrix = torch.zeros(num_probed, num_domains, dtype=torch.float64)
         state = {"weights": uniform(num_domains), "drops": matrix, "law": matrix.clone()}
@@ -90,7 +94,7 @@ class Aioli(Mixer):
         slot, inside = divmod(at, self.lp_steps)
         if inside == 0 and slot <= slots:
             self._look(view, state, slot)
-        mixtures = _mixtures(len(view.domains), self.one_hot)
+        mixtures = self._mixtures(len(view.domains))
         return mixtures[state["order"][slot]] if slot < slots else state["weights"]
 
     def _look(self, view: View, state: State, slot: int) -> None:
@@ -104,6 +108,13 @@ class Aioli(Mixer):
         if slot == len(state["order"]):
             self._update(view, state)
 
+    def _mixtures(self, num_domains: int) -> Tensor:
+        """Return the mixture of each domain's slots [K, K]: row j looks at domain j."""
+        share = self.one_hot or (0.75 if num_domains == 2 else 0.5)
+        rest = (1 - share) / max(num_domains - 1, 1)
+        mixtures = torch.full((num_domains, num_domains), rest).double().fill_diagonal_(share)
+        return mixtures / mixtures.sum(1, keepdim=True)
+
     def _order(self, view: View) -> Tensor:
         keys = [
             torch.rand(self.lp_rounds, generator=view.rng(f"order of {domain}"))
@@ -112,7 +123,7 @@ class Aioli(Mixer):
         return torch.stack(keys, 1).argsort(1).flatten()
 
     def _update(self, view: View, state: State) -> None:
-        law = solved(state["drops"], _mixtures(len(view.domains), self.one_hot))
+        law = solved(state["drops"], self._mixtures(len(view.domains)))
         used = objective_of(view, self.objective)
         law = _normalized(law[used > 0]) * (used[used > 0] * (used > 0).sum())[:, None]
         gains = torch.zeros_like(state["law"])
@@ -125,14 +136,6 @@ class Aioli(Mixer):
         state["law"], state["rounds"] = gains, state["rounds"] + 1
         state["weights"] = exponentiated(weights, self.eta * gains.sum(0))
         view.note("law", {"column_sums": gains.sum(0).tolist()})
-
-
-def _mixtures(num_domains: int, one_hot: float) -> Tensor:
-    """Return the mixture of each domain's slots [K, K]: row j looks at domain j."""
-    if num_domains == 1:
-        return torch.ones(1, 1, dtype=torch.float64)
-    rest = (1 - one_hot) / (num_domains - 1)
-    return torch.full((num_domains, num_domains), rest).double().fill_diagonal_(one_hot)
 
 
 def solved(drops: Tensor, mixtures: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ into weights by one of
   softmax:        w = softmax(p / temperature)
   exponentiated:  w proportional to w_current exp(p / temperature)       (DoGE's form, 2310.15393)
   qp:             w = argmin -p.w + rate/2 w'Qw + strength/2 |w - anchor|^2 on the simplex: the
-                  robust objective of Influence Distillation (arXiv:2505.19051), with domains tied;
+                  robust objective of Influence Distillation (2505.19051), with domains tied;
                   Q = 0 unless `second_order` (harness/influence/second_order.py)
   seed000:        shift by the lowest, normalize, clip to [.01, .9], normalize
 then held between floor and cap, except for seed000 (harness/influence/rule.py).

@@ -34,8 +34,9 @@ class Preset(Mixer):
         raise NotImplementedError
 
     def check(self, domains: tuple[str, ...], targets: dict[str, float]) -> None:
-        """Refuse what the static mixture refuses."""
-        self.static().check(domains, targets)
+        """Refuse a target that is not trained on, as the static mixture would."""
+        if self.is_control and not set(targets) & set(domains):
+            raise ValueError("the target is not trained on; set train = true on it")
 
     def foresee(self, prior: Mapping[str, float], targets: Mapping[str, float]) -> dict[str, float]:
         """Return the weights by domain."""

@@ -9,11 +9,11 @@ not billed to them. With w_t the weights that arm's main run sampled with at ste
                      direction: movement without knowledge
 
 A stretch of steps with equal weights is permuted as one, so that each mixture keeps the time that
-it lasts, and never into the order that it had; an arm without changes, or one that weighs losses in
-place of sampling (DoGE online), is refused. A random step is drawn anew, up to 100 times, while it
-leaves the simplex, and is projected back to it then, which may shorten it. Proposed as controls by
-this project; the first is what the authors of LLM-Shearing expected to do about as well as their
-method.
+it lasts, and never into the order that it had; shuffling or walking an arm without changes is
+refused, and so is any replay of one that weighs losses in place of sampling (DoGE online). A random
+step is drawn anew, up to 100 times, while it leaves the simplex, and is projected back to it then,
+which may shorten it. Proposed as controls by this project; the first is what the authors of
+LLM-Shearing expected to do about as well as their method.
 
 Needs: another arm. Cost: none of their own. Defaults: none. Deviations: none, there is no paper.
 """
@@ -49,12 +49,18 @@ class _Control(Mixer):
     """Label of the arm that is replayed."""
     is_control: ClassVar[bool] = True
     bound: ClassVar[type[Mixer]]
+    moves: ClassVar[bool] = True
+    """Whether it makes anything only of an arm whose weights change."""
 
     def bind(self, arms: Mapping[str, Mixer]) -> Mixer:
         """Put the arm's mixer in place of its label."""
         if self.of not in arms:
             fix = f"choose another arm: {', '.join(arms)}" if arms else "give the spec another arm"
             raise ValueError(f"of: {self.of!r} is no other arm; {fix}")
+        if arms[self.of].is_fixed and self.moves:
+            raise ValueError(
+                f"of: the weights of {self.of!r} never change; choose an arm that moves"
+            )
         return self.bound(source=arms[self.of])  # type: ignore[call-arg]
 
     def init(self, view: View) -> State:
@@ -125,6 +131,7 @@ class Replay(_Control):
     """Static at the time average of another arm's weights."""
 
     bound = ReplayOf
+    moves = False
 
 
 class ShuffledSchedule(_Control):

@@ -153,6 +153,12 @@ class Mixer:
         Called when a spec is read, before anything is computed; it may not import torch.
         """
 
+    def check_length(self, num_steps: int, domains: tuple[str, ...]) -> None:
+        """Raise ValueError where a run of `num_steps` is too short for the settings to act in.
+
+        Called when a spec is read, like `check`; no torch here.
+        """
+
     def foresee(
         self, prior: Mapping[str, float], targets: Mapping[str, float]
     ) -> dict[str, float] | None:

@@ -13,6 +13,7 @@ import json
 from dataclasses import fields
 from functools import cache
 from importlib.abc import InspectLoader
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -65,8 +66,13 @@ def _source(name: str) -> str | None:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
-    loader = None if spec is None else spec.loader
-    return loader.get_source(name) if isinstance(loader, InspectLoader) else None
+    if spec is None:
+        return None
+    if isinstance(spec.loader, InspectLoader):
+        return spec.loader.get_source(name)
+    # a loader of another kind, such as pytest's for test modules
+    is_file = spec.origin is not None and spec.origin.endswith(".py")
+    return Path(str(spec.origin)).read_text() if is_file else None
 
 
 def _imports(tree: ast.Module, importer: str, package: str) -> list[str]:

@@ -74,6 +74,7 @@ class Runner:
 
         def run(wanted: RunSpec) -> RunResult:
             nonlocal trained
+            start = time.perf_counter()  # hashing is the runner's work, not the method's
             if wanted.run_id in shown:
                 wanted = replace(wanted, label=OTHER_ARM)
             elif wanted.measure_tuning and not spec.mixer.tunes:
@@ -81,12 +82,11 @@ class Runner:
                     f"{type(spec.mixer).__name__}.plan asks for the tuning set; set tunes = True"
                 )
             asked[wanted.run_id] = wanted
-            start = time.perf_counter()
             result = self.ensure(wanted)
             trained += time.perf_counter() - start
             return result
 
-        start = time.perf_counter()
+        own_id, start = spec.run_id, time.perf_counter()
         main = spec.mixer.plan(spec, run)
         seconds = time.perf_counter() - start - trained
         own = {i: wanted for i, wanted in asked.items() if i not in shown or i == main.run_id}
@@ -95,6 +95,11 @@ class Runner:
             raise RuntimeError(
                 f"{type(spec.mixer).__name__}.plan must ask for one run with evaluation and return "
                 "it; make the runs before it by spec.auxiliary(...)"
+            )
+        if replace(asked[main.run_id], mixer=spec.mixer).run_id != own_id:
+            raise RuntimeError(
+                f"{type(spec.mixer).__name__}.plan changes the main run beside its mixer; "
+                "use replace(spec, mixer=...) for it"
             )
         others = tuple((i, wanted.label) for i, wanted in own.items() if i != main.run_id)
         carried = Carried(

@@ -41,6 +41,7 @@ def load_ablation(path: Path, overrides: Sequence[str], find_method: FindMethod)
     for label, arm in ablation.arms.items():
         try:
             arm.settings.check(domains, ablation.targets)
+            arm.settings.check_length(ablation.num_steps, domains)
         except Exception as error:  # whatever a user's own check does
             raise SpecError(f"{path}: arms.{label}.settings.{error}") from None
     try:

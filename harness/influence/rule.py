@@ -27,6 +27,7 @@ class Rule:
     """How scores move the weights, and between which bounds."""
 
     rule: Literal["softmax", "exponentiated", "qp", "seed000"] = "softmax"
+    """How scores become weights."""
     temperature: Positive = 1.0
     """For softmax and exponentiated; smaller follows the scores more sharply."""
     strength: Positive = 4.0

@@ -141,6 +141,8 @@ def resumes(carried: Carried, spec: RunSpec, world: World, folder: Path) -> None
                 pass
             else:
                 raise AssertionError(f"it did not stop after step {stop}")
+        # what a class or a module remembers is another run's by now, as in another process
+        loop_of(carried, anew(), world, folder / f"between {stop}", Onlooker()).run()
         again = loop_of(carried, anew(), world, place, Onlooker())
         again.run()
         for what, found in ending(again).items():
@@ -200,7 +202,9 @@ def stays_small(carried: Carried, spec: RunSpec, world: World, folder: Path) -> 
 def agrees_elsewhere(world: World, mixer: Mixer, folder: Path, main: RunResult) -> None:
     """Another process, with other hash seeds, finds the same runs and the same weights."""
     found = _elsewhere().submit(_main_of, world, mixer, folder / "elsewhere").result(timeout=300)
-    assert found == (main.run_id, fingerprint({"weights": main.weights}))
+    here = (main.run_id, fingerprint({"weights": main.weights}))
+    name = type(mixer).__name__
+    assert found == here, f"{name}: run id and weights are {here} here, {found} in another process"
 
 
 def _main_of(world: World, mixer: Mixer, folder: Path) -> tuple[str, str]:

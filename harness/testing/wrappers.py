@@ -7,6 +7,7 @@ beside a real model and optimizer.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import random
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,10 @@ class StrictView:
         """Wrap a view; `changes` are answers of its own."""
 
         def answer(name: str) -> Any:  # a closure: no attribute leads to the view
-            return changes[name] if name in changes else getattr(view, name)
+            found = changes[name] if name in changes else getattr(view, name)
+            if not inspect.ismethod(found):
+                return found
+            return lambda *some, **named: found(*some, **named)  # and none to a service's owner
 
         vars(self)["_answer"] = answer
 

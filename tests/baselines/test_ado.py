@@ -107,7 +107,7 @@ def test_the_run_fits_what_its_losses_follow() -> None:
 
 def test_a_run_that_ends_before_the_first_fit_is_refused() -> None:
     """It would be natural proportions under another name."""
-    with pytest.raises(ValueError, match="start: the first fit is at step 1000 of 500; lower it"):
+    with pytest.raises(ValueError, match="start: the first fit is at 1000 of 500 steps; lower it"):
         ADO().init(FakeView(num_steps=500))
 
 

@@ -92,13 +92,16 @@ def test_settings_that_cannot_work_are_refused_before_the_run() -> None:
     """A round that LearnParams fills, and slots that are all uniform."""
     with pytest.raises(ValueError, match="every: 60, and LearnParams takes 72 steps; raise every"):
         Aioli(every=60).check(("a", "b", "c"), {})
-    with pytest.raises(ValueError, match=r"one_hot: 0\.5 is uniform for 2 domains"):
-        Aioli().check(("a", "b"), {})
+    with pytest.raises(ValueError, match=r"one_hot: 0\.5 is uniform for 2 domains; raise it"):
+        Aioli(one_hot=0.5).check(("a", "b"), {})
+    Aioli().check(("a", "b"), {})  # which are looked at by .75
 
 
 def test_a_run_that_ends_within_learn_params_is_refused() -> None:
     """Its weights would be the slots' alone."""
-    with pytest.raises(ValueError, match="LearnParams takes 72 of 60 steps; lower lp_rounds"):
+    with pytest.raises(ValueError, match="lp_steps: LearnParams takes 72 of 60 steps; lower it"):
+        Aioli().check_length(60, ("a", "b", "c"))
+    with pytest.raises(ValueError, match="lp_steps: LearnParams takes 72 of 60 steps; lower it"):
         Aioli().init(ProbedView(num_steps=60))
 
 

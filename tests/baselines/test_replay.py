@@ -138,8 +138,11 @@ def test_a_schedule_goes_by_the_domains_names() -> None:
 
 def test_an_arm_that_never_changes_cannot_be_shuffled() -> None:
     """The control would be the arm."""
-    one = bound({"s": Static(), "x": ShuffledSchedule(of="s")})["x"]
-
+    for control in (ShuffledSchedule, RandomWalk):
+        with pytest.raises(ValueError, match="the weights of 's' never change; choose an arm that"):
+            bound({"s": Static(), "x": control(of="s")})
+    # where only the run tells
+    one = bound({"d": ODM(), "x": ShuffledSchedule(of="d")})["x"]
     with pytest.raises(ValueError, match="weights never change; there is nothing to shuffle"):
         one.made(FOUND[:2], NAMES, 0)  # type: ignore[attr-defined]
 

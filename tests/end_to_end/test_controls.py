@@ -47,7 +47,10 @@ def test_a_control_shows_another_arms_runs_and_pays_for_none(controlled: Control
 
     assert cells["replayed"]["shown"] == [cells["odm"]["run_id"]]
     assert cells["shuffled"]["shown"] == [cells["odm"]["run_id"]]
-    assert cells["of_doremi"]["shown"] == doremi
+    # DoReMi's main run is static: its replay is the same run where the mean rounds to its weights
+    seen = {*cells["of_doremi"]["shown"], cells["of_doremi"]["run_id"]}
+    assert seen - set(doremi) <= {cells["of_doremi"]["run_id"]}
+    assert set(doremi) <= seen
     for label in ("replayed", "shuffled", "of_doremi"):
         assert cells[label]["auxiliary"] == []
         assert 0 < cells[label]["plan_seconds"] < 1
@@ -150,12 +153,25 @@ def test_a_control_that_cannot_be_is_one_line(arm: str, said: str, tmp_path: Pat
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_too_short_to_act_in_is_one_line(tmp_path: Path) -> None:
+    """ADO's first fit is at step 1000, and these runs have twelve steps."""
+    arms = {"uniform": 'method = "static"', "ado": 'method = "ado"'}
+    spec = write_spec(tmp_path / "short.toml", arms, seeds=(0,))
+
+    result = steelyard("run", spec.name, cwd=tmp_path)
+
+    assert result.returncode == 2
+    assert (
+        "arms.ado.settings.start: the first fit is at 1000 of 12 steps; lower it" in result.stderr
+    )
+
+
 def test_a_failed_arm_is_the_reason_of_its_control(tmp_path: Path) -> None:
     """Which says so, and loses nobody else."""
     arms = {
         "uniform": 'method = "static"',
-        "ado": 'method = "ado"',  # whose first fit is at step 1000
-        "replayed": 'method = "replay"\nsettings = { of = "ado" }',
+        "raises": 'method = "misbehaving:Raises"\nsettings = { step = 3 }',
+        "replayed": 'method = "replay"\nsettings = { of = "raises" }',
     }
     spec = write_spec(tmp_path / "failing.toml", arms, seeds=(0,))
 
@@ -164,8 +180,9 @@ def test_a_failed_arm_is_the_reason_of_its_control(tmp_path: Path) -> None:
     cells = {label: Out(tmp_path / "out").cell("failing", label, 0) for label in arms}
     assert result.returncode == 1
     assert cells["uniform"]["status"] == "finished"
-    assert "start: the first fit is at step 1000 of 12; lower it" in cells["ado"]["reason"]
+    assert cells["raises"]["status"] == "failed"
     assert cells["replayed"]["reason"].startswith("the arm that it looks at failed")
+    assert cells["raises"]["reason"] in cells["replayed"]["reason"]
 
 
 def test_the_list_of_methods_is_the_registry(tmp_path: Path) -> None:

@@ -12,6 +12,12 @@ from torch.nn import functional as F
 from harness.cross_entropy import cross_entropy
 
 
+@pytest.fixture(params=[False, True], ids=["our own", "PyTorch's"], autouse=True)
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take either way, whatever processor the tests run on."""
+    monkeypatch.setattr("harness.cross_entropy._has_avx512", lambda: request.param)
+
+
 def some_logits(scale: float, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
     """Return logits [7, 33], targets [7] and a weight per target, one of them zero."""
     keyed = torch.Generator().manual_seed(3)

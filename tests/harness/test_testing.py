@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -43,6 +43,42 @@ class HidesAndClears(Mixer):
         """Lean towards one domain by the number of calls."""
         self.calls.append(1)
         return torch.softmax(torch.arange(len(view.domains)).double() * len(self.calls), 0)
+
+
+@dataclass(frozen=True)
+class KeptByClass(Mixer):
+    """Remembers in its class."""
+
+    memory: ClassVar[dict[str, int]] = {}
+
+    def init(self, view: View) -> State:
+        """Forget."""
+        self.memory["calls"] = 0
+        return {}
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Lean towards one domain by the number of calls."""
+        self.memory["calls"] += 1
+        return torch.softmax(torch.arange(len(view.domains)).double() * self.memory["calls"], 0)
+
+
+@dataclass(frozen=True)
+class TrainsLonger(Mixer):
+    """Gives itself twice the budget."""
+
+    def plan(self, spec: Any, run: Any) -> Any:
+        """Train for longer than the arm may."""
+        return run(replace(spec, mixer=Mixer(), num_steps=2 * spec.num_steps))
+
+
+@dataclass(frozen=True)
+class PeeksThroughAService(Mixer):
+    """Goes from a service to whose it is."""
+
+    def init(self, view: View) -> State:
+        """Look behind the window."""
+        view.token_losses.__self__.stream  # type: ignore[attr-defined]  # noqa: B018
+        return {}
 
 
 @dataclass(frozen=True)
@@ -198,6 +234,7 @@ class KeepsAList(Mixer):
         (PaysForNothing(), r"computes 0 operations and is billed 1e\+06"),
         (KeepsAList(), r"state\['weights'\] is list, no tensor"),
         (Unmasks(), "writes to the batch's mask"),
+        (PeeksThroughAService(), "has no attribute '__self__'"),
         (WritesThePrior(), "changes the view's own tensors"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Mixer) else "",
@@ -208,7 +245,11 @@ def test_a_call_that_breaks_the_contract_is_named(mixer: Mixer, said: str, tmp_p
         checks.keeps_the_contract(world(2), mixer, tmp_path)
 
 
-@pytest.mark.parametrize("mixer", [HidesState(), HidesAndClears()], ids=["hides", "clears"])
+@pytest.mark.parametrize(
+    "mixer",
+    [HidesState(), HidesAndClears(), KeptByClass()],
+    ids=["in the instance", "cleared by init", "in the class"],
+)
 def test_hidden_state_does_not_resume(mixer: Mixer, tmp_path: Path) -> None:
     """A frozen dataclass can still hold a list: the resumed run is another one."""
     two = world(2)
@@ -223,8 +264,9 @@ def test_hidden_state_does_not_resume(mixer: Mixer, tmp_path: Path) -> None:
     [
         (TwoMains(), "TwoMains.plan must ask for one run with evaluation"),
         (TunesInSecret(), "TunesInSecret.plan asks for the tuning set; set tunes = True"),
+        (TrainsLonger(), "TrainsLonger.plan changes the main run beside its mixer"),
     ],
-    ids=["two mains", "tunes"],
+    ids=["two mains", "tunes", "longer"],
 )
 def test_a_plan_that_the_runner_refuses_fails(mixer: Mixer, said: str, tmp_path: Path) -> None:
     """As it would in an ablation."""
