@@ -67,9 +67,8 @@ class ADO(Mixer):
     def check_length(self, num_steps: int, domains: tuple[str, ...]) -> None:
         """Refuse a run that ends before the first fit."""
         if self.start >= num_steps - 1:
-            raise ValueError(
-                f"start: the first fit is at {self.start} of {num_steps} steps; lower it"
-            )
+            when = f"the first fit is at {self.start} of {num_steps} steps"
+            raise ValueError(f"start: {when}; lower it")
 
     def init(self, view: View) -> State:
         """Start at natural proportions, with room for the whole history."""
@@ -132,7 +131,7 @@ def fitted_law(rows: np.ndarray, losses: np.ndarray, starts: int = len(GRID)) ->
 
     log_rows, wanted = np.log(rows), np.log(losses)
 
-    def value_and_gradient(law: np.ndarray) -> tuple[float, np.ndarray]:
+    def error_of(law: np.ndarray) -> tuple[float, np.ndarray]:
         a, e, alpha = law
         falling = a - alpha * log_rows
         found = np.logaddexp(falling, e)
@@ -143,9 +142,8 @@ def fitted_law(rows: np.ndarray, losses: np.ndarray, starts: int = len(GRID)) ->
         gradient = slope @ np.stack([share, 1 - share, -share * log_rows], axis=1)
         return float(value), gradient
 
-    order = np.argsort([value_and_gradient(start)[0] for start in GRID], kind="stable")
+    order = np.argsort([error_of(start)[0] for start in GRID], kind="stable")
     how = {"jac": True, "bounds": BOUNDS, "options": {"maxiter": 200, "ftol": 0.0, "gtol": 1e-9}}
-    refined = GRID[order[:starts]]
-    tries = [minimize(value_and_gradient, start, method="L-BFGS-B", **how) for start in refined]
+    tries = [minimize(error_of, at, method="L-BFGS-B", **how) for at in GRID[order[:starts]]]
     best: np.ndarray = min(tries, key=lambda found: found.fun).x
     return best
