@@ -53,6 +53,13 @@ class Shearing(Proxied):
     probe_rows: Count = 32
     """Probe rows of each domain."""
 
+    def check_length(self, num_steps: int, domains: tuple[str, ...]) -> None:
+        """Refuse a run that ends before the first update."""
+        if self.every >= num_steps:
+            raise ValueError(
+                f"every: no update comes in {num_steps} steps, at {self.every}; lower it"
+            )
+
     def plan(self, spec: Any, run: Callable[[Any], Any]) -> Any:
         """Train the reference, then the main run."""
         natural, small = Static(weights="natural"), self.small(spec)

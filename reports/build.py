@@ -145,12 +145,22 @@ def _by_domain(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _run_ids(evidence: Evidence) -> list[tuple[str, list[tuple[int, list[tuple[str, str]]]]]]:
-    """Nest the runs behind the numbers: arm, then seed, then (role, run id)."""
+    """Nest the runs behind the numbers: arm, then seed, then (role, run id).
+
+    What a control looks at is another arm's and stands there with its roles; here it is named.
+    """
     table = tables.run_ids_table(evidence)
     nested = []
     for arm, rows in table.groupby("arm", sort=False):
+        cells = {run["seed"]: run for run in evidence.header["arms"][str(arm)]["runs"]}
         seeds = [
-            (int(seed), list(zip(runs["role"], runs["run_id"], strict=True)))
+            (
+                int(seed),
+                [
+                    *zip(runs["role"], runs["run_id"], strict=True),
+                    *(("another arm's", run_id) for run_id in cells[int(seed)].get("shown") or ()),
+                ],
+            )
             for seed, runs in rows.groupby("seed")
         ]
         nested.append((str(arm), seeds))

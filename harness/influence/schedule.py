@@ -43,6 +43,13 @@ class Schedule:
     made anew. 0 leaves it to the estimator: an Influcoder says when, others are trusted (EKFAC is
     compared with plain gradients and never near 1)."""
 
+    def check_length(self, num_steps: int, domains: tuple[str, ...]) -> None:
+        """Refuse a run that ends before the first refresh."""
+        if self.every >= num_steps:
+            raise ValueError(
+                f"every: no refresh comes in {num_steps} steps, at {self.every}; lower it"
+            )
+
     def check_pool(self, num_domains: int) -> None:
         """Refuse more landmarks than the rows that they are drawn from."""
         landmarks = getattr(self.estimator, "landmarks", 0)

@@ -79,6 +79,9 @@ def test_controls_are_descriptive_by_themselves(controlled: Controlled) -> None:
         "replayed", "shuffled", "of_doremi", "half",
     }  # fmt: skip
     assert {label for label, arm in arms.items() if arm["fixed"]} == {"uniform", "half"}
+    page = (controlled.out.folder / "report/controls/report.html").read_text()
+    odm = controlled.out.cell("controls", "odm", 0)["run_id"]
+    assert page.count(odm) > 2  # its own, and those of two controls
     report = controlled.out.folder / "report/controls/report.md"
     assert "that replayed, shuffled and of\\_doremi look at" in report.read_text()
 
@@ -153,17 +156,25 @@ def test_a_control_that_cannot_be_is_one_line(arm: str, said: str, tmp_path: Pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_too_short_to_act_in_is_one_line(tmp_path: Path) -> None:
-    """ADO's first fit is at step 1000, and these runs have twelve steps."""
-    arms = {"uniform": 'method = "static"', "ado": 'method = "ado"'}
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ("ado", "start: the first fit is at 1000 of 12 steps; lower it"),
+        ("influence", "every: no refresh comes in 12 steps, at 100; lower it"),
+        ("shearing", "every: no update comes in 12 steps, at 50; lower it"),
+        ("aioli", "lp_steps: LearnParams takes 72 of 12 steps; lower it"),
+    ],
+)
+def test_a_run_too_short_to_act_in_is_one_line(arm: str, said: str, tmp_path: Path) -> None:
+    """Their defaults are for thousands of steps, and these runs have twelve."""
+    arms = {"uniform": 'method = "static"', "short": f'method = "{arm}"'}
     spec = write_spec(tmp_path / "short.toml", arms, seeds=(0,))
 
     result = steelyard("run", spec.name, cwd=tmp_path)
 
     assert result.returncode == 2
-    assert (
-        "arms.ado.settings.start: the first fit is at 1000 of 12 steps; lower it" in result.stderr
-    )
+    assert f"arms.short.settings.{said}" in result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_failed_arm_is_the_reason_of_its_control(tmp_path: Path) -> None:
@@ -215,6 +226,7 @@ def test_one_spec_runs_every_method(tmp_path: Path) -> None:
     shorter += ["--arms.regmix.settings.mixtures=4", "--arms.mixing-laws.settings.mixtures=4"]
     shorter += ["--arms.mixing-laws.settings.proxy-steps=2", "--arms.ado.settings.start=6"]
     shorter += ["--arms.aioli.settings.lp-steps=1", "--arms.influence.settings.every=4"]
+    shorter += ["--arms.shearing.settings.every=4", "--arms.influence-permuted.settings.every=4"]
     shorter += ["--arms.static-tuned.settings.proxy-steps=2", "--arms.ado.settings.ignore=0"]
     result = steelyard("run", str(ROOT / "sweeps/methods.toml"), *shorter, cwd=tmp_path)
 

@@ -394,7 +394,7 @@ def test_a_spec_is_read_without_torch() -> None:
     program = (
         "import sys; from pathlib import Path; from harness.specfile import load_ablation;"
         "from harness.cli import find_method;"
-        "load_ablation(Path('sweeps/demo.toml'), ['--budget.steps=3'], find_method);"
+        "load_ablation(Path('sweeps/demo.toml'), ['--budget.steps=30'], find_method);"
         "assert 'torch._C' not in sys.modules; assert 'torch' not in sys.modules"
     )
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
