@@ -45,6 +45,11 @@ class Proxied(Mixer):
         return replace(spec, model=model, num_steps=self.proxy_steps or spec.num_steps)
 
 
+def trained_domains(spec: Any) -> tuple[str, ...]:
+    """Return the K domains that a spec trains on, in the order of every [K] tensor."""
+    return tuple(sorted(name for name, domain in spec.corpus.domains.items() if domain.train))
+
+
 def static_at(weights: Tensor, domains: tuple[str, ...]) -> Static:
     """Return the static mixture at weights [K]."""
     return Static(weights=dict(zip(domains, weights.tolist(), strict=True)))

@@ -27,7 +27,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from baselines.proxies import CONFIG, Count, Proxied, probe_losses, trained_at
+from baselines.proxies import CONFIG, Count, Proxied, probe_losses, trained_at, trained_domains
 from baselines.static import Static
 from harness.api import Mixer
 from harness.domains import exponentiated
@@ -65,8 +65,7 @@ class Shearing(Proxied):
         natural, small = Static(weights="natural"), self.small(spec)
         # the rows that the main run will look at: others would differ from them for good
         (found,) = trained_at(small, run, [natural], "reference", measure_rows=self.probe_rows)
-        trained = sorted(name for name, domain in spec.corpus.domains.items() if domain.train)
-        reference = {domain: found.probe_losses[domain] for domain in trained}
+        reference = {domain: found.probe_losses[domain] for domain in trained_domains(spec)}
         settings = {name: getattr(self, name) for name in ("every", "clip", "c", "probe_rows")}
         return run(replace(spec, mixer=ShearingMain(reference=reference, **settings)))
 

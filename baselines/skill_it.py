@@ -38,6 +38,7 @@ from baselines.proxies import (
     objective_weights,
     probe_losses,
     trained_at,
+    trained_domains,
 )
 from baselines.static import Static
 from harness.api import Mixer
@@ -65,7 +66,7 @@ class SkillIt(Proxied):
 
     def plan(self, spec: Any, run: Callable[[Any], Any]) -> Any:
         """Learn the graph, then train the main run."""
-        domains = tuple(sorted(name for name, d in spec.corpus.domains.items() if d.train))
+        domains = trained_domains(spec)
         small = replace(
             self.small(spec), num_steps=self.proxy_steps or max(1, spec.num_steps // 10)
         )

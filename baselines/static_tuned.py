@@ -24,7 +24,15 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from baselines.proxies import CONFIG, Objective, Positive, Proxied, objective_weights, static_at
+from baselines.proxies import (
+    CONFIG,
+    Objective,
+    Positive,
+    Proxied,
+    objective_weights,
+    static_at,
+    trained_domains,
+)
 from baselines.static import Static
 from harness.rng import key
 
@@ -44,7 +52,7 @@ class StaticTuned(Proxied):
 
     def plan(self, spec: Any, run: Callable[[Any], Any]) -> Any:
         """Try the mixtures, then train the best."""
-        domains = tuple(sorted(name for name, d in spec.corpus.domains.items() if d.train))
+        domains = trained_domains(spec)
         wanted = objective_weights(self.objective, domains, spec.targets)
         keyed = np.random.default_rng(key(spec.data_seed, "static mixtures"))
         broad, tried = _named(spec.targets, domains), []

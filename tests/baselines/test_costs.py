@@ -190,6 +190,7 @@ def test_what_a_plan_computes_itself_is_timed(tmp_path: Path) -> None:
     _, _, first = billed(mixer, tmp_path)
     _, _, again = billed(mixer, tmp_path)
 
-    assert first.seconds > 0.02
-    assert again.seconds == pytest.approx(first.seconds, rel=3)
+    # forty fits of three domains take longer than the arithmetic around them, both times
+    assert min(first.seconds, again.seconds) > 0.01
+    assert first.auxiliary == again.auxiliary
     assert recall(tmp_path, world(DOMAINS).spec(mixer=mixer)) == again
