@@ -67,6 +67,7 @@ def one_line(box: str) -> str:
     lines = [re.sub(r"[\u2500-\u257f]|^\||\|$", "", s).strip() for s in box.splitlines()[1:]]
     text = " ".join(line for line in lines if line.strip("+-"))
     text = re.sub(r" ?\[type=[^,\]]*, input_value=(.*?), input_type=\w+\]", r", got \1", text)
+    text = re.sub(r", got ArgsKwargs\(.*", "", text)  # the whole spec, of which one thing is wrong
     for noise in _NOISE:
         text = re.sub(noise, "", text)
     text = " ".join(text.split()).replace("Error parsing ", "")
@@ -80,7 +81,7 @@ def one_line(box: str) -> str:
         lambda found: f"must be {_kind(found[1])}, got {found[2]}",
         text,
     )
-    text = re.sub(r"^Missing from steelyard (\w+): (\S+) (.*?)\.? \(required\)",
+    text = re.sub(r"^Missing from steelyard ([\w ]+): (\S+) (.*?)\.? \(required\)",
                   r"\1: \2 is missing (\3); see steelyard \1 --help", text)  # fmt: skip
     # one suggestion is a fix, three are a list to read
     return re.sub(r"Perhaps you meant: (--\S+).*", r"did you mean \1?", text).strip()
@@ -92,12 +93,15 @@ def _kind(metavar: str) -> str:
     return {"INT": "a whole number", "FLOAT": "a number"}.get(plain, plain)
 
 
-def check_command(given: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse a first argument that is no command, by name."""
+def check_command(given: Sequence[str], known: Sequence[str], group: str = "") -> None:
+    """Refuse a first argument that is no command, by name; `group` is the word before it."""
+    prog = f"steelyard {group}".rstrip()
     if not given:
-        raise SpecError(f"a command is missing; choose one of {', '.join(known)}, or see --help")
+        after = f" after {group}" if group else ""
+        what = f"a command is missing{after}"
+        raise SpecError(f"{what}; choose one of {', '.join(known)}, or see {prog} --help")
     if given[0].startswith("-") and given[0] not in ("-h", "--help"):
-        raise SpecError(f"unknown option {given[0]} before a command; see steelyard --help")
+        raise SpecError(f"unknown option {given[0]} before a command; see {prog} --help")
     if not given[0].startswith("-") and given[0] not in known:
         close = difflib.get_close_matches(given[0], known, 1)
         fix = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"

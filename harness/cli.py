@@ -32,8 +32,10 @@ from harness.forms import (
     Plan,
     Run,
     Show,
-    overview,
+    one_of,
+    subcommand,
 )
+from harness.study_forms import GROUPS, StudyTrial
 
 NOT_OUR_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
@@ -65,9 +67,11 @@ def _obey(arguments: list[str], console: Console) -> int:
     if arguments == ["--version"]:
         print(f"steelyard {importlib.metadata.version('steelyard')}")
         return 0
-    check_command(arguments, list(COMMANDS))
+    check_command(arguments, [*COMMANDS, *GROUPS])
     if arguments[0].startswith("-"):
         parse(overview(), arguments, prog="steelyard", description=HELP)
+    if arguments[0] in GROUPS:
+        return _of_group(arguments[0], arguments[1:], console)
     form, rest = COMMANDS[arguments[0]], arguments[1:]
     prog = f"steelyard {arguments[0]}"
     if form not in OVERRIDING:
@@ -76,6 +80,22 @@ def _obey(arguments: list[str], console: Console) -> int:
     if isinstance(command, Plan):
         return _plan(command, overrides, console)
     return _run(command, overrides, ["steelyard", *arguments], console)
+
+
+def _of_group(group: str, arguments: list[str], console: Console) -> int:
+    """Carry out `steelyard GROUP COMMAND ...`: commands that tune."""
+    summary, commands = GROUPS[group]
+    check_command(arguments, list(commands), group)
+    prog = f"steelyard {group}"
+    if arguments[0].startswith("-"):
+        parse(one_of(commands), arguments, prog=prog, description=summary)
+    form, rest = commands[arguments[0]], arguments[1:]
+    prog, ours = f"{prog} {arguments[0]}", []
+    if form is StudyTrial:  # its settings are options too
+        ours = [a for a in rest if a.startswith("--settings.")]
+    command = parse(form, [a for a in rest if a not in ours], prog=prog)
+    tuning = importlib.import_module("sweeps.commands")
+    return int(tuning.carry_out(command, ours, console, find_method))
 
 
 def _with_overrides(form: type, arguments: list[str], prog: str) -> tuple[Any, list[str]]:
@@ -222,6 +242,14 @@ def registered() -> dict[str, type]:
     with deferred("torch"):
         methods: dict[str, type] = importlib.import_module("baselines").METHODS
     return methods
+
+
+def overview() -> Any:
+    """Return all commands as one form; those of a group one level down."""
+    form = one_of(COMMANDS)
+    for name, (summary, commands) in GROUPS.items():
+        form |= subcommand(name, one_of(commands), summary)
+    return form
 
 
 def find_method(name: str) -> type:

@@ -189,12 +189,15 @@ COMMANDS: dict[str, type] = {
 OVERRIDING = (Plan, Run)  # they take keys of the spec beside their own options
 
 
-def overview() -> Any:
-    """Return all commands as one form, each with the first line of its docstring."""
+def one_of(commands: dict[str, type]) -> Any:
+    """Return commands as one form, each with the first line of its docstring."""
     form: Any = None
-    for name, command in COMMANDS.items():
-        first = (command.__doc__ or "").partition("\n")[0]
-        mark = tyro.conf.subcommand(name, description=first)
-        one: Any = Annotated[command, mark]
+    for name, command in commands.items():
+        one = subcommand(name, command, (command.__doc__ or "").partition("\n")[0])
         form = one if form is None else form | one
     return form
+
+
+def subcommand(name: str, form: Any, summary: str) -> Any:
+    """Return a form as what follows the word `name`."""
+    return Annotated[form, tyro.conf.subcommand(name, description=summary)]

@@ -314,6 +314,25 @@ class Checkpoint:
     steps: Count | None = None
 
 
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Provenance:
+    """Where an arm's settings were found: written by `steelyard study promote`."""
+
+    study: str
+    arm: str
+    """The arm that was tuned."""
+    trial: int
+    trials: Count
+    """Settings that the study tried."""
+    tuning_loss: float
+    """Nats per token on the tuning set, mean over `seeds`."""
+    seeds: tuple[Seed, ...]
+    """What the settings were chosen on: no comparison may use them again."""
+    run_ids: tuple[str, ...]
+    storage: str
+    commit: str
+
+
 @dataclass(frozen=True, kw_only=True, config=_ANY)
 class Arm:
     """A method and its settings. The label is the arm's key in the spec."""
@@ -325,6 +344,8 @@ class Arm:
     """Descriptive: outside the family of confirmatory comparisons. Unset: as the method says."""
     data_seed: Seed | None = None
     """Another order of data from the same initialisation: unset in all arms but an A/A arm."""
+    provenance: Provenance | None = None
+    """Of settings that a study has found."""
 
     @property
     def is_control(self) -> bool:
@@ -349,6 +370,9 @@ class Ablation:
     """The arm that every other arm is compared with, seed by seed."""
     primary: Literal["target", "mean", "worst"] = "target"
     """The one metric of the confirmatory comparison, in held-out bits per byte."""
+    margin: Annotated[float, Field(strict=True, gt=0)] | None = None
+    """A difference in the primary metric that is not worth having, in held-out bits per byte; unset:
+    no arm can be called equivalent."""
     splits: Splits = Splits()
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
@@ -377,6 +401,7 @@ class Ablation:
             raise ValueError("domains: at least one must have train = true")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} names a seed twice; remove the repetition")
+        _seeds_are_fresh(self.seeds, self.arms)
         _model_agrees(self.model, self.tokenizer)
         return self
 
@@ -405,6 +430,17 @@ def _known(key: str, wanted: Any, known: Any, noun: str) -> None:
     for name in wanted:
         if name not in known:
             raise ValueError(f"{key}: {name!r} is no {noun}; choose one of {', '.join(known)}")
+
+
+def _seeds_are_fresh(seeds: tuple[int, ...], arms: dict[str, Arm]) -> None:
+    """Refuse to compare settings on the seeds that they were chosen on."""
+    for label, arm in arms.items():
+        used = set(seeds) & set(arm.provenance.seeds if arm.provenance else ())
+        if used:
+            raise ValueError(
+                f"seeds: {min(used)} was used to tune arms.{label} (study "
+                f"{arm.provenance.study}); choose other seeds"  # type: ignore[union-attr]
+            )
 
 
 def _model_agrees(model: Model, tokenizer: Tokenizer) -> None:

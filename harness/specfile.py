@@ -27,9 +27,20 @@ FindMethod = Callable[[str], type[Mixer]]
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")  # pydantic's names
 
 
-def load_ablation(path: Path, overrides: Sequence[str], find_method: FindMethod) -> Ablation:
-    """Return the ablation in `path` with `--a.b=v` overrides; SpecError says what is wrong."""
-    ablation = _validate(_read(path), str(path), find_method)
+def load_ablation(
+    path: Path,
+    overrides: Sequence[str],
+    find_method: FindMethod,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Ablation:
+    """Return the ablation in `path` with `--a.b=v` overrides; SpecError says what is wrong.
+
+    `changes` are tables laid over the file's own tables of arms, by label.
+    """
+    raw = _read(path)
+    for label, change in (changes or {}).items():
+        raw["arms"][label] = _laid_over(raw["arms"][label], change, f"{path}: arms.{label}")
+    ablation = _validate(raw, str(path), find_method)
     if overrides:
         written = ablation
         ablation = _override(ablation, overrides, path)
@@ -86,6 +97,17 @@ def _read(path: Path) -> dict[str, Any]:
             else ""
         )
         raise SpecError(f"{path}: not valid TOML: {error}{hint}") from None
+
+
+def _laid_over(table: Any, change: Any, where: str) -> Any:
+    """Return a table with another one's keys set in it, tables inside of it key by key."""
+    if not isinstance(change, Mapping):
+        return change
+    if not isinstance(table, Mapping):
+        fix = f"write it as a table in the spec, of which {next(iter(change))!r} is a key"
+        raise SpecError(f"{where}: is {_short(table)}, and a key inside of it is to be set; {fix}")
+    changed = {key: _laid_over(table.get(key, {}), change[key], f"{where}.{key}") for key in change}
+    return {**table, **changed}
 
 
 def _validate(raw: dict[str, Any], where: str, find_method: FindMethod) -> Ablation:

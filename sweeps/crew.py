@@ -1,0 +1,130 @@
+"""The workers that one command starts: processes with a pipe each, replaced when they die.
+
+A worker that is killed loses nothing but time: Optuna gives its trial to another once its heartbeat
+has stopped for long enough. Ctrl-C asks all to stop; each saves its run, and the study goes on from
+there when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from sweeps.studyfile import FindMethod, Study, load_study
+from sweeps.worker import Event, Worker
+
+MAX_DEATHS = 5  # of workers in one command; more is no accident
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told."""
+
+    path: Path
+    out: Path
+    url: str
+    beat: int
+    grace: int
+
+
+def _work(pipe: Any, stop: Any, job: Job, index: int, find_method: FindMethod) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
+    signal.signal(signal.SIGTERM, lambda *_: setattr(stop, "value", 1))
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    study = load_study(job.path, find_method)
+    Worker(
+        study,
+        job.out,
+        job.url,
+        index,
+        tell=pipe.send,
+        stop=lambda: bool(stop.value),
+        beat=job.beat,
+        grace=job.grace,
+    ).work()
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # as if killed: the trial is retried, and goes on from its last checkpoint
+
+
+@dataclass
+class Crew:
+    """Some workers on one study."""
+
+    study: Study
+    job: Job
+    hear: Callable[[Event], None]
+    say: Callable[[str], None]
+    _context: Any = field(default_factory=lambda: multiprocessing.get_context("spawn"))
+    _stop: Any = field(init=False)
+    _pipes: dict[Any, Any] = field(default_factory=dict)  # pipe -> process
+    _hired: int = 0
+
+    def __post_init__(self) -> None:
+        self._stop = self._context.RawValue("b", 0)
+
+    def work(self, num_workers: int) -> bool:
+        """Work until no trial is left; false where the user stopped it, or workers keep dying."""
+        asked = threading.Event()
+
+        def ask(*_: object) -> None:
+            if asked.is_set():
+                for process in self._pipes.values():
+                    process.kill()
+            asked.set()
+            self._stop.value = 1
+
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        deaths = 0
+        try:
+            for _ in range(num_workers):
+                self._hire()
+            while self._pipes:
+                for pipe in connection.wait(list(self._pipes)):
+                    deaths += self._listen(pipe)
+                    if deaths > MAX_DEATHS:
+                        self._stop.value = 1
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return not self._stop.value
+
+    def _hire(self) -> None:
+        ours, theirs = self._context.Pipe(duplex=False)
+        arguments = (theirs, self._stop, self.job, self._hired, self.study.find_method)
+        process = self._context.Process(target=_work, args=arguments)
+        process.start()
+        theirs.close()
+        self._pipes[ours] = process
+        self._hired += 1
+
+    def _listen(self, pipe: Any) -> int:
+        """Take one message; return 1 where the worker has died, which is replaced."""
+        with suppress(EOFError, OSError):
+            self.hear(pipe.recv())
+            return 0
+        process = self._pipes.pop(pipe)
+        process.join()
+        pipe.close()
+        if process.exitcode == 0:
+            return 0
+        cause = f"exit code {process.exitcode}"
+        if process.exitcode < 0:
+            cause = f"killed by {signal.Signals(-process.exitcode).name}"
+        self.say(f"worker {process.pid} ended: {cause}; its trial will be tried again")
+        if not self._stop.value:
+            self._hire()
+        return 1

@@ -1,0 +1,117 @@
+"""What a study found, as plain JSON beside the runs: what `reports/` reads of it.
+
+The trials stay in Optuna's storage, where its own tools read them; this file is a copy that needs
+no database and no Optuna.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import SpecError
+from harness.files import write_json
+from harness.identity import to_json
+from sweeps.study import Row, metric_names
+from sweeps.studyfile import Study
+
+SCHEMA = 1
+
+
+def of_arm(
+    study: Study, arm: str, rows: list[Row], importances: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """Return an arm's trials, its best, and which parameters mattered."""
+    chosen = best(study, rows)
+    return {
+        "method": study.ablation.arms[arm].method,
+        "optuna_study": study.optuna_name(arm),
+        "space": {name: to_json(p) for name, p in study.parameters(arm).items()},
+        "defaults": study.defaults(arm),
+        "importances": importances,
+        "best": None if chosen is None else chosen.number,
+        "front": [row.number for row in front(study, rows)],
+        "trials": [_plain(row) for row in rows],
+    }
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    values, reported = list(row.values), {str(k): v for k, v in row.reported.items()}
+    return {
+        "number": row.number,
+        "slot": row.slot,
+        "state": row.state,
+        "values": values,
+        "params": row.params,
+        "facts": row.facts,
+        "reported": reported,
+    }
+
+
+def eligible(study: Study, rows: list[Row]) -> list[Row]:
+    """Return the trials that may be chosen: complete, at every seed, within the constraint."""
+    seeds, limit = set(study.asked.seeds), study.asked.max_overhead
+    return [
+        row
+        for row in rows
+        if row.state == "complete"
+        and set(row.facts.get("seeds", ())) == seeds  # one that was stopped has an easier mean
+        and (limit is None or share(row) <= limit)
+    ]
+
+
+def share(row: Row) -> float:
+    """Return a trial's overhead as a share of its main runs' training seconds."""
+    return float(row.facts["overhead_seconds"] / row.facts["train_seconds"])
+
+
+def best(study: Study, rows: list[Row]) -> Row | None:
+    """Return the trial with the lowest tuning loss; None where none may be chosen."""
+    return min(eligible(study, rows), key=lambda row: row.values[0], default=None)
+
+
+def front(study: Study, rows: list[Row]) -> list[Row]:
+    """Return the trials that no other one is below in both objectives, cheapest first."""
+    if not study.asked.overhead:
+        return []
+    found = eligible(study, rows)
+    kept = [
+        row
+        for row in found
+        if not any(
+            all(a <= b for a, b in zip(other.values, row.values, strict=True))
+            and other.values != row.values
+            for other in found
+        )
+    ]
+    return sorted(kept, key=lambda row: row.values[1])
+
+
+def write(
+    study: Study, out: Path, arms: dict[str, dict[str, Any]], storage: str, command: str
+) -> Path:
+    """Write OUT/studies/NAME.json; return its path."""
+    asked = study.asked
+    path = out / "studies" / f"{asked.name}.json"
+    content = {
+        "schema": SCHEMA,
+        "name": asked.name,
+        "spec": study.ablation.name,
+        "objective": asked.objective,
+        "metrics": metric_names(study),
+        "trials": asked.trials,
+        "seeds": list(asked.seeds),
+        "sampler": asked.sampler,
+        "pruner": asked.pruner,
+        "max_overhead": asked.max_overhead,
+        "storage": storage,
+        "command": command,
+        "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+        "arms": arms,
+    }
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be written: {error.strerror}") from None
+    return path

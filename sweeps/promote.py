@@ -1,0 +1,120 @@
+"""From a study's best trials to a spec that compares them, on seeds that no trial has used.
+
+The spec's own text is kept, comments and all; the name and the new arms are what changes. What was
+written is read back and compared, so that an unusual spec is refused rather than misread.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from harness.errors import SpecError
+from harness.runner import git_state
+from harness.specfile import load_ablation
+from sweeps.findings import best
+from sweeps.space import nested
+from sweeps.study import Row
+from sweeps.studyfile import Study
+
+
+def promote(study: Study, found: dict[str, list[Row]], command: Any, storage: str) -> list[str]:
+    """Write the spec; return what to tell. SpecError where there is nothing to promote."""
+    to: Path = command.to
+    if to.exists() and not command.force:
+        raise SpecError(f"--to: {to} exists; choose another path, or add --force")
+    wanted = _wanted(study, command.trial)
+    text = study.spec_path.read_text()
+    raw = tomllib.loads(text)
+    tables, expected = [], {**raw, "arms": {**raw["arms"]}, "name": f"{raw['name']}-tuned"}
+    told = []
+    for arm, rows in found.items():
+        row = _chosen(study, arm, rows, wanted.get(arm))
+        label = study.asked.arms[arm].promoted or f"{arm}_tuned"
+        if label in raw["arms"]:
+            where = f"{study.path}: arms.{arm}.promoted"
+            raise SpecError(f"{where}: {label!r} is an arm of the spec already; choose another")
+        settled = _merged(raw["arms"][arm], nested(row.params))
+        settled["provenance"] = _provenance(study, arm, row, storage)
+        if study.ablation.arms[arm].settings.is_fixed:
+            settled["control"] = True  # what any method has to beat, and no method itself
+        expected["arms"][label] = settled
+        tables.append(f"\n[arms.{label}]\n{_lines(settled)}")
+        told.append(f"{label}: trial {row.number}, tuning loss {row.values[0]:.4f}")
+    head, count = re.subn(
+        rf'(?m)^name\s*=\s*["\']{re.escape(raw["name"])}["\']',
+        f'name = "{expected["name"]}"',
+        text,
+        count=1,
+    )
+    written = head.rstrip() + "\n\n# ---- from the study, by `steelyard study promote`\n"
+    written += "".join(tables)
+    if not count or tomllib.loads(written) != expected:
+        raise SpecError(f"{study.spec_path}: its text cannot be extended; write the arms by hand")
+    to.write_text(written)
+    load_ablation(to, (), study.find_method)
+    return [*told, f"wrote {to}; compare: steelyard run {to} --out {command.out}"]
+
+
+def _wanted(study: Study, given: str | None) -> dict[str, int]:
+    if given is None:
+        return {}
+    arm, _, number = given.partition("=")
+    if arm not in study.asked.arms or not number.isdigit():
+        raise SpecError(f"--trial: must be ARM=NUMBER of a tuned arm, got {given!r}")
+    return {arm: int(number)}
+
+
+def _chosen(study: Study, arm: str, rows: list[Row], number: int | None) -> Row:
+    if number is not None:
+        row = next((r for r in rows if r.number == number and r.state == "complete"), None)
+        if row is None:
+            raise SpecError(f"--trial: {arm} has no complete trial {number}")
+        return row
+    row = best(study, rows)
+    if row is None:
+        raise SpecError(f"{arm}: no trial has completed at every seed; go on with `study run`")
+    return row
+
+
+def _provenance(study: Study, arm: str, row: Row, storage: str) -> dict[str, Any]:
+    """Return where an arm's settings come from, and the seeds that it may not be compared on."""
+    commit, dirty = git_state()
+    return {
+        "study": study.asked.name,
+        "arm": arm,
+        "trial": row.number,
+        "trials": study.asked.trials,
+        "tuning_loss": row.values[0],
+        "seeds": list(study.asked.seeds),
+        "run_ids": row.facts["run_ids"],
+        "storage": storage,
+        "commit": f"{commit or 'unknown'}{' (changed)' if dirty else ''}",
+    }
+
+
+def _merged(table: Any, change: Any) -> Any:
+    if not isinstance(table, dict) or not isinstance(change, dict):
+        return change
+    return {**table, **{key: _merged(table.get(key), change[key]) for key in change}}
+
+
+def _lines(table: dict[str, Any]) -> str:
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML on one line; JSON's strings, numbers and lists are TOML's too."""
+    if isinstance(value, dict):
+        inside = ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items())
+        return f"{{ {inside} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(one) for one in value)}]"
+    return json.dumps(value)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)

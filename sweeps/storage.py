@@ -1,0 +1,141 @@
+"""Where Optuna's studies lie, and what becomes of a trial whose worker has died.
+
+    sqlite:///runs/studies.db            one machine; the default, in the output folder
+    postgresql://user@host/base          many machines; any URL that SQLAlchemy knows
+    journal:/shared/studies.log          a file on a shared disk, where SQLite cannot be trusted
+    grpc://host:13000                    many machines, by Optuna's proxy in front of a database
+
+Databases keep heartbeats and Optuna retries what has gone stale. A journal and a proxy keep none:
+there a worker's pulse is a user attribute of its trial, and the reaper here watches whether it
+still changes, by its own clock alone, since clocks of two machines differ.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import optuna
+from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.errors import SpecError
+
+PULSE = "pulse"  # user attribute: how often a worker has said that it is alive
+MAX_RETRIES = 2
+BEAT_SECONDS, GRACE_SECONDS = 10, 60
+
+# Heartbeats and their retries have been experimental since 2021, and Optuna's own way all the same.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+_retry = RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
+
+
+def open_storage(url: str, beat: int = BEAT_SECONDS, grace: int = GRACE_SECONDS) -> Any:
+    """Return the storage at `url`; SpecError where there is none of that kind, or no answer."""
+    kind, _, place = url.partition(":")
+    try:
+        if kind == "journal":
+            # a lock by exclusive creation: a symbolic link is not atomic on every shared disk
+            return JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place)))
+        if kind == "grpc":
+            host, _, port = place.removeprefix("//").rpartition(":")
+            return _answering(GrpcStorageProxy(host=host, port=int(port)))
+        return RDBStorage(
+            url,
+            heartbeat_interval=beat,
+            grace_period=grace,
+            heartbeat_stale_trial_callback=_retry,
+        )
+    except Exception as error:  # of SQLAlchemy, of a driver that is not installed, of grpc
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        known = "sqlite:///FILE, postgresql://..., journal:FILE or grpc://HOST:PORT"
+        raise SpecError(f"--storage: {url!r} cannot be opened: {reason}; give {known}") from None
+
+
+def _answering(proxy: Any) -> Any:
+    proxy.wait_server_ready(timeout=10)
+    return proxy
+
+
+def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue a trial again as it was, for one that was stopped and is to go on."""
+    study.add_trial(
+        optuna.create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=trial.user_attrs,
+            system_attrs=trial.system_attrs,
+        )
+    )
+
+
+@contextmanager
+def pulse(trial: optuna.Trial, storage: Any, beat: float = BEAT_SECONDS) -> Iterator[None]:
+    """Let a trial's pulse beat while it is worked at, where the storage has no heartbeat."""
+    if isinstance(storage, RDBStorage):
+        yield
+        return
+    over = threading.Event()
+
+    def keep_beating() -> None:
+        count = 0
+        while not over.is_set():
+            with suppress(Exception):  # the next one may get through
+                trial.set_user_attr(PULSE, count)
+            count += 1
+            over.wait(beat)
+
+    thread = threading.Thread(target=keep_beating, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class Reaper:
+    """Fails and queues again the trials of workers that have died."""
+
+    def __init__(self, storage: Any, grace: float = GRACE_SECONDS) -> None:
+        """Believe a worker dead whose pulse has not changed for `grace` seconds."""
+        self._storage, self._grace = storage, grace
+        self._seen: dict[tuple[str, int], tuple[Any, float]] = {}
+
+    def reap(self, study: optuna.Study) -> list[int]:
+        """Return the numbers of the trials that were found dead just now."""
+        if isinstance(self._storage, RDBStorage):
+            before = {t.number for t in study.get_trials(deepcopy=False, states=_RUNNING)}
+            optuna.storages.fail_stale_trials(study)
+            after = study.get_trials(deepcopy=False)
+            return [t.number for t in after if t.number in before and t.state == TrialState.FAIL]
+        running = study.get_trials(deepcopy=False, states=_RUNNING)
+        return [t.number for t in running if self._is_dead(study, t) and _fail(study, t)]
+
+    def _is_dead(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        key, now = (study.study_name, trial.number), time.monotonic()
+        beat = trial.user_attrs.get(PULSE)
+        known, since = self._seen.get(key, (None, now))
+        if key not in self._seen or beat != known:
+            self._seen[key] = beat, now
+            return False
+        return now - since > self._grace
+
+
+_RUNNING = (TrialState.RUNNING,)
+
+
+def _fail(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Fail a trial and queue it again; false where another reaper, or its worker, was first."""
+    try:
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        return False
+    _retry(study, trial)
+    return True

@@ -1,0 +1,261 @@
+"""Optuna studies, one for each tuned arm: their slots, their trials, and what they found.
+
+A study begins with as many waiting trials as its file allows, its slots. Workers take one after
+another, and Optuna hands out each of them once, whatever the storage: so all arms get the same
+number of trials, a trial that is retried takes up no slot of another, and several workers on
+several machines need no further agreement. The first slot has the spec's own settings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.errors import SpecError
+from harness.identity import to_json
+from harness.rng import key
+from sweeps.space import Choice, IntRange, Parameter, Value
+from sweeps.storage import requeue
+from sweeps.studyfile import Study
+
+SLOT, REASON = "slot", "reason"  # user attributes of trials
+ASKED = "asked"  # user attribute of a study: what its file said
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial as plain data; `values` is empty where it did not complete."""
+
+    number: int
+    slot: int | None
+    state: str
+    values: tuple[float, ...]
+    params: dict[str, Value]
+    facts: dict[str, Any]
+    reported: dict[int, float]
+    """Objective by evaluation (or by seed, where a pruner stops between seeds)."""
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """Return a parameter of a search space as Optuna's distribution."""
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(parameter.values)
+    if isinstance(parameter, IntRange):
+        step = parameter.step or 1
+        return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=step)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+
+
+def distributions(study: Study, arm: str) -> dict[str, BaseDistribution]:
+    """Return an arm's search space as Optuna's distributions, by parameter name."""
+    return {name: distribution(parameter) for name, parameter in study.parameters(arm).items()}
+
+
+def create(study: Study, storage: Any) -> None:
+    """Make the studies that are not there yet, with their slots; to be called by one process.
+
+    SpecError where a study of that name asked something else. More trials than before are added.
+    """
+    for arm in study.asked.arms:
+        made = optuna.create_study(
+            storage=storage,
+            study_name=study.optuna_name(arm),
+            directions=["minimize"] * (2 if study.asked.overhead else 1),
+            load_if_exists=True,
+        )
+        made.set_metric_names(metric_names(study))
+        _settle(made, study, arm)
+        _add_slots(made, study, arm)
+
+
+def search_space_json(study: Study, arm: str) -> str:
+    """Return an arm's search space as `optuna ask --search-space` takes it."""
+    spaces = distributions(study, arm)
+    return json.dumps({name: json.loads(distribution_to_json(d)) for name, d in spaces.items()})
+
+
+def metric_names(study: Study) -> list[str]:
+    """Return what is minimised."""
+    loss = f"tuning loss ({study.asked.objective})"
+    return [loss, "overhead seconds"] if study.asked.overhead else [loss]
+
+
+def _settle(made: optuna.Study, study: Study, arm: str) -> None:
+    """Write down what is asked, or compare it with what was."""
+    asked = to_json(study.asked)
+    space = to_json(study.spaces[arm])
+    new = {"asked": asked, "space": space, "arm": arm, "domains": list(study.domains)}
+    old = made.user_attrs.get(ASKED)
+    if old is None:
+        made.set_user_attr(ASKED, new)
+        return
+    free = ("trials", "spec", "arms")  # more trials; other places; other arms have their own study
+    changed = [k for k in asked if k not in free and old["asked"].get(k) != asked[k]]
+    changed += ["space"] if old["space"] != space else []
+    changed += ["domains"] if old["domains"] != new["domains"] else []
+    if changed:
+        raise SpecError(
+            f"{study.path}: name: the storage holds another study {study.asked.name!r}, which "
+            f"differs in {', '.join(changed)}; choose another name"
+        )
+    if old["asked"]["trials"] > study.asked.trials:
+        fix = f"set trials to {old['asked']['trials']} or more"
+        raise SpecError(f"{study.path}: trials: the study has more already; {fix}")
+    made.set_user_attr(ASKED, new)
+
+
+def _add_slots(made: optuna.Study, study: Study, arm: str) -> None:
+    known = {t.user_attrs.get(SLOT) for t in made.get_trials(deepcopy=False)}
+    for slot in range(study.asked.trials):
+        if slot not in known:
+            own = study.defaults(arm) if slot == 0 else {}
+            made.enqueue_trial(own, user_attrs={SLOT: slot})
+
+
+def load(study: Study, arm: str, storage: Any, worker: int = 0) -> optuna.Study:
+    """Return an arm's study with its sampler and pruner; SpecError where it was never created."""
+    name = study.optuna_name(arm)
+    try:
+        found = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        fix = f"steelyard study create {study.path}"
+        raise SpecError(f"--storage: holds no study {name!r}; make it by {fix}") from None
+    done = sum(t.state != TrialState.WAITING for t in found.get_trials(deepcopy=False))
+    # so that a worker that begins anew does not draw what it has drawn
+    seed = key(0, study.asked.name, arm, worker, done) % 2**32
+    return optuna.load_study(
+        study_name=name,
+        storage=storage,
+        sampler=_sampler(study, seed),
+        pruner=_pruner(study),
+    )
+
+
+def _sampler(study: Study, seed: int) -> optuna.samplers.BaseSampler:
+    if study.asked.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    first = max(4, study.asked.trials // 4)  # drawn at random, before there is what to learn from
+    limit = study.asked.max_overhead
+    bound: Any = None if limit is None else lambda trial: (_excess(trial, limit),)
+    if study.asked.sampler == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=first, constraints_func=bound)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=first, constraints_func=bound)
+
+
+def _excess(trial: FrozenTrial, limit: float) -> float:
+    """Return how far a trial's overhead is above the limit; not above 0 where it holds."""
+    facts = trial.user_attrs
+    if not facts.get("train_seconds"):
+        return 0.0
+    return float(facts["overhead_seconds"] / facts["train_seconds"] - limit)
+
+
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    asked = study.asked
+    if asked.pruner == "wilcoxon":
+        return optuna.pruners.WilcoxonPruner(p_threshold=asked.threshold)
+    # A method that rebalances has done nothing yet in its first steps, and a warm-up is no result.
+    most = num_evaluations(study)
+    if asked.pruner == "median":
+        first = max(4, asked.trials // 4)
+        return optuna.pruners.MedianPruner(n_startup_trials=first, n_warmup_steps=most // 2)
+    if asked.pruner == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=max(1, most // 3), max_resource=most)
+    return optuna.pruners.NopPruner()
+
+
+def num_evaluations(study: Study) -> int:
+    """Return the evaluations of a run after the untrained one."""
+    return math.ceil(study.ablation.num_steps / study.ablation.evaluation.every)
+
+
+def suggest(trial: optuna.Trial, parameters: Mapping[str, Parameter]) -> dict[str, Value]:
+    """Return the settings that Optuna proposes, or that a queued trial brings along."""
+    found: dict[str, Value] = {}
+    for name, parameter in parameters.items():
+        if isinstance(parameter, Choice):
+            found[name] = trial.suggest_categorical(name, parameter.values)
+        elif isinstance(parameter, IntRange):
+            step = parameter.step or 1
+            found[name] = trial.suggest_int(
+                name, parameter.low, parameter.high, log=parameter.log, step=step
+            )
+        else:
+            found[name] = trial.suggest_float(
+                name, parameter.low, parameter.high, log=parameter.log, step=parameter.step
+            )
+    return found
+
+
+def num_waiting(found: optuna.Study) -> int:
+    """Return the trials that nobody has taken yet."""
+    return len(found.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+
+def num_running(found: optuna.Study) -> int:
+    """Return the trials that a worker is at, or was at when it died."""
+    return len(found.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+
+def rows(found: optuna.Study) -> list[Row]:
+    """Return every trial as plain data."""
+    return [
+        Row(
+            number=trial.number,
+            slot=trial.user_attrs.get(SLOT),
+            state=trial.state.name.lower(),
+            values=tuple(trial.values or ()),
+            params=dict(trial.params),
+            facts={k: v for k, v in trial.user_attrs.items() if k != SLOT},
+            reported=dict(trial.intermediate_values),
+        )
+        for trial in found.get_trials(deepcopy=False)
+    ]
+
+
+def retry_failed(found: optuna.Study) -> int:
+    """Queue again the slots whose last trial failed; return how many."""
+    last = {t.user_attrs[SLOT]: t for t in found.get_trials() if SLOT in t.user_attrs}
+    failed = [trial for trial in last.values() if trial.state == TrialState.FAIL]
+    for trial in failed:
+        requeue(found, trial)
+    return len(failed)
+
+
+def importances(found: optuna.Study, target: int = 0) -> dict[str, dict[str, float]]:
+    """Return how much each parameter matters for objective `target`, by fANOVA and PED-ANOVA.
+
+    Shares of variance; {} where fewer than ten trials have completed or all values are equal.
+    """
+    done = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(done) < 10 or len({t.values[target] for t in done}) < 2:
+        return {}
+    kinds = {
+        "fanova": optuna.importance.FanovaImportanceEvaluator(seed=0),
+        "ped_anova": optuna.importance.PedAnovaImportanceEvaluator(),
+    }
+    objective: Callable[[FrozenTrial], float] = lambda trial: trial.values[target]  # noqa: E731
+    return {
+        name: {
+            parameter: float(share)
+            for parameter, share in optuna.importance.get_param_importances(
+                found, evaluator=evaluator, target=objective
+            ).items()
+        }
+        for name, evaluator in kinds.items()
+    }

@@ -1,0 +1,280 @@
+"""One trial: an arm at some settings, trained at every seed of the study, seen on the tuning set.
+
+Nothing held out is computed: the runs' evaluation has the tuning split alone. Runs are found by
+their content as everywhere, so a trial that is retried after its worker was killed picks up what
+that one had finished, and the run that it was at from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.corpus import corpus_id, open_corpus
+from harness.files import read_json
+from harness.preflight import check_buildable, check_rows, localized
+from harness.records import HEADER, RECORDS, read_records
+from harness.resolve import resolve
+
+if TYPE_CHECKING:
+    from harness.corpus import TokenStore
+    from harness.plans import Carried
+    from harness.spec import Ablation, RunSpec
+    from sweeps.space import Value
+    from sweeps.studyfile import Study
+
+Stop = Callable[[], bool]
+Curve = Callable[[int, float], bool]
+"""Hears of (step, objective) at each evaluation of a run; true ends the run there."""
+
+
+class Onlooker(Protocol):
+    """Who looks on at the runs of a trial: `harness.loop.Watch`, opened for each run."""
+
+    def __call__(self, spec: RunSpec, seed: int) -> Any:
+        """Return who watches the run of `spec`, at a seed of the trial."""
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One seed of a trial."""
+
+    seed: int
+    run_ids: tuple[str, ...]
+    """The main run, then those that its method asked for."""
+    loss: float
+    """Tuning loss after the last step, nats per token."""
+    tokens: int
+    """Trained on by all its runs."""
+    train_seconds: float
+    """Of the main run."""
+    overhead_seconds: float
+    """The mixer's own, and all that its other runs took."""
+
+
+@dataclass
+class TrialResult:
+    """The seeds of a trial so far."""
+
+    seeds: list[SeedResult] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """Return the mean tuning loss over seeds, nats per token."""
+        return statistics.fmean(one.loss for one in self.seeds)
+
+    @property
+    def overhead_seconds(self) -> float:
+        """Return the mean overhead of a seed."""
+        return statistics.fmean(one.overhead_seconds for one in self.seeds)
+
+    @property
+    def overhead_share(self) -> float:
+        """Return overhead seconds over the main runs' training seconds."""
+        return sum(one.overhead_seconds for one in self.seeds) / sum(
+            one.train_seconds for one in self.seeds
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a trial carries along, as plain JSON values."""
+        return {
+            "seeds": [one.seed for one in self.seeds],
+            "losses": [one.loss for one in self.seeds],
+            "run_ids": [run_id for one in self.seeds for run_id in one.run_ids],
+            "tokens": sum(one.tokens for one in self.seeds),
+            "train_seconds": round(sum(one.train_seconds for one in self.seeds), 3),
+            "overhead_seconds": round(sum(one.overhead_seconds for one in self.seeds), 3),
+        }
+
+
+class PrunedRunError(Exception):
+    """The pruner has ended a run between two evaluations; `spent` is what it had cost by then."""
+
+    def __init__(self, spent: dict[str, Any]) -> None:
+        super().__init__("pruned")
+        self.spent = spent
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where trials of one study are carried out: an output folder and the study's corpus."""
+
+    study: Study
+    out: Path
+    say: Callable[[str], None] = print
+
+    @cached_property
+    def store(self) -> TokenStore:
+        """Return the opened corpus, built first where there is none."""
+        store = open_corpus(self._local[0].corpus, self.out / "corpora", self.say)
+        check_rows(self.study.ablation, store)
+        return store
+
+    @cached_property
+    def _local(self) -> tuple[Ablation, str, str]:
+        ablation, model_id = localized(self.study.ablation, self.out, self.say)
+        return ablation, corpus_id(ablation.corpus, self.out / "corpora"), model_id
+
+    def check(self) -> None:
+        """Refuse a model that cannot be built and a corpus that is too small."""
+        check_buildable(self._local[0])
+        assert self.store
+
+    def specs(self, arm: str, values: Mapping[str, Value]) -> dict[int, RunSpec]:
+        """Return the run of each seed, with the tuning set alone to be evaluated on."""
+        local, text_id, model_id = self._local
+        places = {"model": local.model, "tokenizer": local.tokenizer}  # as folders of this machine
+        found = resolve(replace(self.study.at(arm, dict(values)), **places), text_id, model_id)
+        return {seed: spec for (label, seed), spec in found.items() if label == arm}
+
+    def carry_out(
+        self, spec: RunSpec, seed: int, curve: Curve | None, onlooker: Onlooker | None, stop: Stop
+    ) -> SeedResult:
+        """Train one seed; PrunedRunError where `curve` ended it, and the loop's own errors."""
+        from harness.loop import InterruptedRunError
+        from harness.runner import Runner
+
+        weights = self._weights()
+        watches: list[_Watch] = []
+
+        def watch(wanted: RunSpec) -> _Watch:
+            inner = None if onlooker is None else onlooker(wanted, seed)
+            heard = curve if wanted.evaluation is not None else None
+            watches.append(_Watch(weights, heard, inner, stop))
+            return watches[-1]
+
+        runner = Runner(self.out, self.store, self.study.ablation.checkpoint, watch)
+        try:
+            carried = runner.carry_out(spec)
+        except InterruptedRunError:
+            if any(one.is_pruned for one in watches):
+                raise PrunedRunError(_spent(seed, watches)) from None
+            raise
+        if any(one.is_pruned for one in watches):  # on the curve of a run that was there before
+            raise PrunedRunError(_spent(seed, watches))
+        return self._result(seed, carried, weights)
+
+    def _weights(self) -> dict[str, float]:
+        """Return the weight of each domain's tuning loss in the objective; the sum is 1."""
+        if self.study.asked.objective == "target":
+            return self.study.ablation.targets
+        domains = self.study.ablation.domains
+        return dict.fromkeys(domains, 1 / len(domains))
+
+    def _result(self, seed: int, carried: Carried, weights: dict[str, float]) -> SeedResult:
+        headers = {
+            run_id: read_json(self.out / "runs" / run_id / HEADER)
+            for run_id in (carried.main, *(run_id for run_id, _ in carried.auxiliary))
+        }
+        main = headers[carried.main]
+        losses = Losses(weights)
+        for record in read_records(self.out / "runs" / carried.main / RECORDS):
+            losses.hear(record)
+        own = main["costs"]["mixer"]["seconds"] + carried.seconds
+        others = sum(_seconds(h) for run_id, h in headers.items() if run_id != carried.main)
+        return SeedResult(
+            seed=seed,
+            run_ids=tuple(headers),
+            loss=losses.at[main["num_steps"]],
+            tokens=sum(h["num_steps"] * h["tokens_per_step"] for h in headers.values()),
+            train_seconds=main["costs"]["train"]["seconds"],
+            overhead_seconds=own + others,
+        )
+
+
+def _spent(seed: int, watches: list[_Watch]) -> dict[str, Any]:
+    """Return the facts of a trial that was ended in the run of its first seed."""
+    headers = [watch.header for watch in watches]
+    main = headers[-1]
+    beside = sum(_seconds(header) for header in headers[:-1])
+    return {
+        "seeds": [seed],
+        "run_ids": [header["run_id"] for header in reversed(headers)],
+        "tokens": sum(watch.tokens for watch in watches),
+        "train_seconds": round(main["costs"]["train"]["seconds"], 3),
+        "overhead_seconds": round(beside + main["costs"]["mixer"]["seconds"], 3),
+    }
+
+
+def _seconds(header: dict[str, Any]) -> float:
+    """Return what a run took, without what the referee does on its own account."""
+    return float(sum(header["costs"][account]["seconds"] for account in ("train", "mixer")))
+
+
+class Losses:
+    """The objective at each evaluated step of one run, from its records as they come."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = weights
+        self._heard: dict[int, dict[str, float]] = {}
+        self.at: dict[int, float] = {}
+        """Step to objective, nats per token."""
+
+    def hear(self, record: Mapping[str, Any]) -> int | None:
+        """Take a record; return the step whose objective is complete with it."""
+        if record["kind"] != "eval" or record["split"] != "tuning":
+            return None
+        step, heard = record["step"], self._heard.setdefault(record["step"], {})
+        heard[record["domain"]] = record["nats_per_token"]
+        if step in self.at or not self._weights.keys() <= heard.keys():
+            return None
+        self.at[step] = sum(weight * heard[name] for name, weight in self._weights.items())
+        return step
+
+
+class _Watch:
+    """Follows a run for the pruner and for whoever else looks on."""
+
+    def __init__(
+        self, weights: Mapping[str, float], curve: Curve | None, inner: Any, stop: Stop
+    ) -> None:
+        self._losses, self._curve = Losses(weights), curve
+        self._inner, self._stop = inner, stop
+        self.is_pruned = False
+        self.header: dict[str, Any] = {}
+        self.tokens = 0
+
+    def found(self, folder: Path) -> None:
+        """Hear of a run that was finished before: its curve too, which may still be pruned."""
+        self.header = read_json(folder / HEADER)
+        if self._inner is not None:
+            self._inner.found(folder)
+        self._replay(read_records(folder / RECORDS))
+
+    def begin(self, header: dict[str, Any]) -> None:
+        self.header = header
+        if self._inner is not None:
+            self._inner.begin(header)
+
+    def end(self, header: dict[str, Any]) -> None:
+        self.header = header
+        if self._inner is not None:
+            self._inner.end(header)
+
+    def resumed(self, records: Sequence[dict[str, Any]]) -> None:
+        if self._inner is not None:
+            self._inner.resumed(records)
+        self._replay(records)
+
+    def record(self, record: dict[str, Any]) -> None:
+        if self._inner is not None:
+            self._inner.record(record)
+        self._hear(record)
+
+    def stop(self) -> bool:
+        return self.is_pruned or self._stop() or (self._inner is not None and self._inner.stop())
+
+    def _replay(self, records: Sequence[dict[str, Any]]) -> None:
+        for record in records:
+            self._hear(record)
+
+    def _hear(self, record: dict[str, Any]) -> None:
+        self.tokens = record.get("tokens", self.tokens)
+        step = self._losses.hear(record)
+        # the untrained model tells settings apart by nothing
+        if step and self._curve is not None and not self.is_pruned:
+            self.is_pruned = self._curve(step, self._losses.at[step])
