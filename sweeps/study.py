@@ -150,32 +150,23 @@ def _sampler(study: Study, seed: int) -> optuna.samplers.BaseSampler:
     if study.asked.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     first = max(4, study.asked.trials // 4)  # drawn at random, before there is what to learn from
-    limit = study.asked.max_overhead
-    bound: Any = None if limit is None else lambda trial: (_excess(trial, limit),)
     if study.asked.sampler == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=first, constraints_func=bound)
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=first, constraints_func=bound)
-
-
-def _excess(trial: FrozenTrial, limit: float) -> float:
-    """Return how far a trial's overhead is above the limit; not above 0 where it holds."""
-    facts = trial.user_attrs
-    if not facts.get("train_seconds"):
-        return 0.0
-    return float(facts["overhead_seconds"] / facts["train_seconds"] - limit)
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=first)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=first)
 
 
 def _pruner(study: Study) -> optuna.pruners.BasePruner:
     asked = study.asked
     if asked.pruner == "wilcoxon":
         return optuna.pruners.WilcoxonPruner(p_threshold=asked.threshold)
-    # A method that rebalances has done nothing yet in its first steps, and a warm-up is no result.
+    # A method that rebalances has done nothing yet in its first steps, and a warm-up is no result:
+    # nothing is pruned in the first half of a run.
     most = num_evaluations(study)
     if asked.pruner == "median":
         first = max(4, asked.trials // 4)
-        return optuna.pruners.MedianPruner(n_startup_trials=first, n_warmup_steps=most // 2)
+        return optuna.pruners.MedianPruner(n_startup_trials=first, n_warmup_steps=most // 2 + 1)
     if asked.pruner == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=max(1, most // 3), max_resource=most)
+        return optuna.pruners.HyperbandPruner(min_resource=most // 2 + 1, max_resource=most)
     return optuna.pruners.NopPruner()
 
 

@@ -48,6 +48,8 @@ class Tuned:
     """Label of the arm that `promote` writes; by default this one's, with _tuned."""
     wandb: Literal["bayes", "random", "grid"] = "bayes"
     """How the W&B sweep that is written for this arm searches."""
+    grid: Annotated[int, Field(strict=True, gt=1)] = 3
+    """For a grid: points of each range, ends included, even on its own scale."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -138,7 +138,7 @@ class Bench:
         from harness.loop import InterruptedRunError
         from harness.runner import Runner
 
-        weights = self._weights()
+        weights = self.weights
         watches: list[_Watch] = []
 
         def watch(wanted: RunSpec) -> _Watch:
@@ -158,7 +158,8 @@ class Bench:
             raise PrunedRunError(_spent(seed, watches))
         return self._result(seed, carried, weights)
 
-    def _weights(self) -> dict[str, float]:
+    @property
+    def weights(self) -> dict[str, float]:
         """Return the weight of each domain's tuning loss in the objective; the sum is 1."""
         if self.study.asked.objective == "target":
             return self.study.ablation.targets

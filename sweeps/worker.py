@@ -138,6 +138,8 @@ class Worker:
         try:
             specs = self._bench.specs(arm, values)
             for place, seed in enumerate(self._order(trial)):
+                if self.stop():  # where its run is there already, nothing else would ask
+                    raise StoppedError
                 curve = self._curve(trial) if place == 0 else None
                 one = self._bench.carry_out(specs[seed], seed, curve, None, self.stop)
                 result.seeds.append(one)
@@ -146,6 +148,8 @@ class Worker:
                 self.tell(Event("seed", arm, trial.number, f"seed {seed}: {one.loss:.4f}"))
                 if self._is_settled(trial, seed, one.loss):
                     break
+            if asked.max_overhead is not None:
+                trial.set_constraint("overhead", result.overhead_share - asked.max_overhead)
         except InterruptedRunError:
             raise StoppedError from None
         except (SpecError, RunFailedError) as error:
