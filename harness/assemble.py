@@ -144,4 +144,5 @@ def _evaluator(
         device=spec.device,
         precision=spec.precision,
         corruption=corruption(spec, store),
+        starts={s: {d: store.documents(d, s) for d in store.domains} for s in splits},
     )

@@ -2,15 +2,17 @@
 
 Bits per byte divide by the UTF-8 bytes of the targets that count, so that tokenizers compare. The
 end-of-text token of a BPE trained here is a target with no bytes: knowing where a document ends is
-part of predicting it. Only the loop holds an evaluator, and no method can reach it; the one run
-without a loop's evaluator that is measured is a tuning plan's, on the tuning set alone.
+part of predicting it. At the end of a run the losses are kept by document as well: documents are
+what a report resamples, since tokens of one are alike. Only the loop holds an evaluator, and no
+method can reach it; the one run without a loop's evaluator that is measured is a tuning plan's, on
+the tuning set alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,11 +32,46 @@ if TYPE_CHECKING:
     from harness.stream import Shelf
 
 
+def places_of_targets(rows: Tensor, tokens: int) -> np.ndarray:
+    """Return where in the stream the targets of `rows` stand, [n, tokens]."""
+    first = rows.cpu().numpy()[:, None] * tokens + 1  # a row's first token is no target of its own
+    places: np.ndarray = first + np.arange(tokens)
+    return places
+
+
 def bytes_of_targets(stream: np.ndarray, rows: Tensor, tokens: int) -> np.ndarray:
     """Return the bytes [n, tokens] of the targets of `rows`, of a stream's bytes by position."""
-    first = rows.cpu().numpy()[:, None] * tokens + 1  # a row's first token is no target of its own
-    spans: np.ndarray = stream[first + np.arange(tokens)]
+    spans: np.ndarray = stream[places_of_targets(rows, tokens)]
     return spans
+
+
+class ByDocument:
+    """Sums over the evaluated targets of each document of one domain's split."""
+
+    def __init__(self, starts: np.ndarray) -> None:
+        """Begin at 0; `starts` are where documents start in the stream, in tokens, ascending."""
+        self._starts = starts
+        self._nats = np.zeros(len(starts))
+        self._num_bytes = np.zeros(len(starts), dtype=np.int64)
+        self._targets = np.zeros(len(starts), dtype=np.int64)
+
+    def add(self, batch: Batch, losses: Tensor, spans: np.ndarray) -> None:
+        """Add the losses [B, T] in nats and the bytes [B, T] of the targets that count."""
+        mask = batch.mask.cpu().numpy()
+        places = places_of_targets(batch.rows, mask.shape[1])[mask]
+        documents = np.searchsorted(self._starts, places, side="right") - 1
+        np.add.at(self._nats, documents, losses.double().cpu().numpy()[mask])
+        np.add.at(self._num_bytes, documents, spans[mask])
+        np.add.at(self._targets, documents, 1)
+
+    def to_json(self) -> dict[str, list[int] | list[float]]:
+        """Return the documents that had targets: number, nats to six digits, bytes."""
+        seen = np.flatnonzero(self._targets)
+        return {
+            "documents": seen.tolist(),
+            "nats": [float(f"{nats:.6g}") for nats in self._nats[seen]],
+            "bytes": self._num_bytes[seen].tolist(),
+        }
 
 
 @dataclass(frozen=True)
@@ -50,21 +87,34 @@ class Evaluator:
     device: str
     precision: str
     corruption: Corruption | None = None
+    starts: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """split -> domain -> where documents start in the stream; where it lacks one, none are kept."""
 
     def evaluate(
-        self, model: nn.Module, meter: Meter, account: Account = "eval"
+        self,
+        model: nn.Module,
+        meter: Meter,
+        account: Account = "eval",
+        apart: list[dict[str, Any]] | None = None,
     ) -> list[dict[str, Any]]:
-        """Return one record for each split and domain; `account` pays."""
+        """Return one record for each split and domain; `account` pays.
+
+        `apart`, where it is given, gets the losses by document, one record for each as well.
+        """
         found = []
         for split in self.shelves:
             for domain in self.domains:
-                measured, flops = self._measure(model, split, domain)
+                starts = self.starts.get(split, {}).get(domain) if apart is not None else None
+                documents = None if starts is None else ByDocument(starts)
+                measured, flops = self._measure(model, split, domain, documents)
                 meter.charge(account, flops, int(measured["num_tokens"]))
                 found.append({"split": split, "domain": domain, **measured})
+                if apart is not None and documents is not None:
+                    apart.append({"split": split, "domain": domain, **documents.to_json()})
         return found
 
     def _measure(
-        self, model: nn.Module, split: str, domain: str
+        self, model: nn.Module, split: str, domain: str, documents: ByDocument | None
     ) -> tuple[dict[str, float | int], float]:
         shelf = self.shelves[split]
         telling = shelf.telling_rows(domain)
@@ -77,10 +127,13 @@ class Evaluator:
             batch = shelf.batch(picks, self.domains, self.device)
             if self.corruption is not None:
                 batch = self.corruption.apply(batch, noise[first : first + self.chunk_rows])
-            nats += self._sum_of_losses(model, batch)
+            losses = self._losses(model, batch)
+            nats += float(losses.double().sum())
             num_tokens += int(batch.mask.sum())
             spans = bytes_of_targets(self.num_bytes[split][domain], batch.rows, shelf.tokens)
             num_bytes += int(spans[batch.mask.cpu().numpy()].sum(dtype=np.int64))
+            if documents is not None:
+                documents.add(batch, losses, spans)
         if not math.isfinite(nats):
             raise FloatingPointError(f"the loss on domain {domain!r} is {nats} at evaluation")
         measured = {
@@ -97,7 +150,8 @@ class Evaluator:
             return torch.empty(0)
         return uniforms(rows, tokens, generator(0, "corrupt", split, domain))
 
-    def _sum_of_losses(self, model: nn.Module, batch: Batch) -> float:
+    def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss of each target [B, T] in nats, 0 where it does not count."""
         enabled = self.precision == "bfloat16"
         with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=enabled):
-            return float(token_losses(model, batch).double().sum())
+            return token_losses(model, batch)

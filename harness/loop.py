@@ -276,11 +276,14 @@ class Loop:
             return
         if step % plan.every and step != self.spec.num_steps:
             return
+        by_document: list[dict[str, Any]] | None = [] if step == self.spec.num_steps else None
         with self.meter.section("eval", synchronize=True):
-            records = self.evaluator.evaluate(self.view.model, self.meter)
+            records = self.evaluator.evaluate(self.view.model, self.meter, apart=by_document)
         tokens = step * self.spec.batch.rows * self.spec.batch.tokens
         for record in records:
             self.write({"kind": "eval", "step": step, "tokens": tokens, **record})
+        for record in by_document or ():
+            self.write({"kind": "documents", "step": step, "tokens": tokens, **record})
 
     def _save_is_due(self) -> bool:
         by_steps = self.every.steps and self.view.step % self.every.steps == 0

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from harness.errors import SpecError
 from harness.files import read_json
-from harness.identity import describe
+from harness.identity import describe, to_json
 from harness.pretrained import Say, fingerprint_model, model_folder, tokenizer_folder
 from harness.spec import Ablation, Arm
 from harness.trackers import Mirror, open_trackers, settle_wandb_mode
@@ -72,20 +72,27 @@ def check_name(ablation: Ablation, out: Path, text_id: str, model_id: str) -> No
     before = read_json(ablation_path(ablation, out))
     if before is None:
         return
-    old, new = before["spec"], plain(ablation)
+    new = plain(ablation)
+    # A margin that is set once results are seen is a verdict by choice, so it is kept like any key;
+    # a file of before the key existed could not declare one, and may once.
+    old = {"margin": new["margin"], **before["spec"]}
     is_same_text = before["corpus_id"] == text_id
     if is_same_text:
         old = {**old, "domains": new["domains"], "tokenizer": new["tokenizer"]}
     if before.get("model_id", "") == model_id:
         places = {key: new["model"][key] for key in ("source", "revision")}
         old = {**old, "model": {**old["model"], **places}}
-    free = ("seeds", "arms", "trackers", "checkpoint")
+    # what adds runs or changes none; the baseline at more compute hides nothing that was tried
+    free = ("seeds", "arms", "trackers", "checkpoint", "equal_compute")
     changed = [key for key in new if key not in free and old.get(key) != new[key]]
     if not is_same_text and not {"domains", "splits", "tokenizer"} & set(changed):
         changed.append("the text of its domains, or the version of what cuts it into tokens")
     arms = {label: old["arms"][label] for label in new["arms"] if label in old["arms"]}
     apart = {"fixed": None}  # what the method's class says is not what was asked
-    changed += [f"arms.{i}" for i in arms if {**arms[i], **apart} != {**new["arms"][i], **apart}]
+    unset = {"provenance": None}  # of an arm that was written before this could be told
+    changed += [
+        f"arms.{i}" for i in arms if {**unset, **arms[i], **apart} != {**new["arms"][i], **apart}
+    ]
     changed += [f"arms.{label} (gone)" for label in old["arms"] if label not in new["arms"]]
     changed += ["seeds (some gone)"] if set(old["seeds"]) - set(new["seeds"]) else []
     if changed:
@@ -104,6 +111,7 @@ def plain(ablation: Ablation) -> dict[str, Any]:
 def _plain_arm(arm: Arm) -> dict[str, Any]:
     values = {f.name: getattr(arm, f.name) for f in fields(arm)}
     settled = {"control": arm.is_control, "fixed": arm.settings.is_fixed}
+    settled |= {"provenance": to_json(arm.provenance)}
     return {**values, **settled, "settings": describe(arm.settings)["settings"]}
 
 

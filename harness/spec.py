@@ -371,8 +371,8 @@ class Ablation:
     primary: Literal["target", "mean", "worst"] = "target"
     """The one metric of the confirmatory comparison, in held-out bits per byte."""
     margin: Annotated[float, Field(strict=True, gt=0)] | None = None
-    """A difference in the primary metric that is not worth having, in held-out bits per byte; unset:
-    no arm can be called equivalent."""
+    """A difference in the primary metric that is not worth having, in held-out bits per byte.
+    Unset: no arm can be called equivalent."""
     splits: Splits = Splits()
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
@@ -381,6 +381,8 @@ class Ablation:
     optimizer: Optimizer = Optimizer()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
+    equal_compute: Annotated[bool, Field(strict=True)] = False
+    """Train the baseline longer, too: by what each method's overhead would have bought."""
     max_repetitions: Annotated[float, Field(strict=True, gt=0)] | None = None
     """Passes over a domain's train rows after which a run is stopped; unset for no cap."""
     trackers: tuple[str, ...] = ()

@@ -19,8 +19,11 @@ from markupsafe import Markup
 
 from harness.files import whole_file
 from reports import fidelity, figures, measures, notation, palette, tables
+from reports.arms import arms_table
 from reports.headline import headline
 from reports.load import Evidence, load
+from reports.noise import noise_floors
+from reports.oracle import oracle
 
 TEMPLATES = Path(__file__).parent / "templates"
 _SPLITS = ("train", "probe", "tuning", "heldout")
@@ -34,6 +37,9 @@ class ReportPaths(NamedTuple):
     html: Path
     markdown: Path
     csv: Path
+    """Final evaluations and costs: a row for each arm, seed, split and domain."""
+    arms: Path
+    """The arms table with every number behind a verdict."""
     figures: Path
     """Every figure's data and layout, as Plotly's own JSON by id."""
 
@@ -48,11 +54,12 @@ def write(evidence: Evidence) -> ReportPaths:
     context = contents(evidence)
     folder = evidence.out_dir / "report" / evidence.name
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("report.html", "report.md", "results.csv", "figures.json")
+    names = ("report.html", "report.md", "results.csv", "arms.csv", "figures.json")
     paths = ReportPaths(*(folder / name for name in names))
     _write(paths.html, _render_html(context))
     _write(paths.markdown, _render_markdown(context))
     _write(paths.csv, tables.results_table(evidence).to_csv(index=False))
+    _write(paths.arms, pd.DataFrame(context["arms"]).to_csv(index=False))
     _write(paths.figures, figures.to_json(_panels(context)))
     return paths
 
@@ -71,7 +78,10 @@ def contents(evidence: Evidence) -> dict[str, Any]:
         "others": evidence.others,
         "warnings": header.get("warnings") or [],
         "headline": headline(evidence),
-        "arms": _rows(tables.arms_table(evidence)),
+        "margin": measures.margin(evidence),
+        "arms": _rows(arms_table(evidence)),
+        "oracle": oracle(evidence),
+        "noise": noise_floors(evidence),
         "domains": _by_domain(tables.domains_table(evidence)),
         "repetitions": _by_domain(tables.repetitions_table(evidence)),
         "costs": _rows(tables.costs_table(evidence)),

@@ -23,6 +23,14 @@ _COLUMNS: dict[str, dict[str, str]] = {
     "evals": _EVAL | {"split": "O", "domain": "O"},
     "notes": {"step": "i4", "name": "O", "values": "O"},
     "weights": {"step": "i4", "tokens": "i8", "domain": "O"} | _PER_DOMAIN,
+    "documents": {
+        "step": "i4",
+        "split": "O",
+        "domain": "O",
+        "document": "i4",
+        "nats": "f8",
+        "num_bytes": "i8",
+    },
 }
 _CATEGORIES = ("split", "domain", "name")
 
@@ -41,19 +49,21 @@ class Collected:
         # Keyed, because a resumed run may have written a step a second time; the last one counts.
         steps = list({r["step"]: r for r in records if r["kind"] == "step"}.values())
         evals = {(r["step"], r["split"], r["domain"]): r for r in records if r["kind"] == "eval"}
+        parts = {(r["split"], r["domain"]): r for r in records if r["kind"] == "documents"}
         notes = [record for record in records if record["kind"] == "note"]
         columns = {
             "steps": _take(steps, _COLUMNS["steps"]),
             "evals": _take(list(evals.values()), _COLUMNS["evals"]),
             "notes": _take(notes, _COLUMNS["notes"]),
             "weights": _per_domain(steps, domains),
+            "documents": _per_document(list(parts.values())),
         }
         self.run_ids.append(run_id)
         for kind, part in columns.items():
             self.parts[kind].append(part)
 
     def frames(self) -> dict[str, pd.DataFrame]:
-        """Join the runs into the frames steps, evals, notes and weights; call it once."""
+        """Join the runs into frames: steps, evals, notes, weights, documents; call it once."""
         return {kind: self._frame(kind) for kind in _COLUMNS}
 
     def _frame(self, kind: str) -> pd.DataFrame:
@@ -93,4 +103,19 @@ def _per_domain(steps: list[Json], domains: list[str]) -> Columns:
     for name, dtype in _PER_DOMAIN.items():
         values = np.array([s[_RECORD_KEYS[name]] for s in steps], dtype=dtype)
         columns[name] = values.reshape(len(steps), num_domains).ravel()
+    return columns
+
+
+def _per_document(records: list[Json]) -> Columns:
+    """One row for each document of each domain: what a run's last evaluation found there."""
+    lengths = [len(record["documents"]) for record in records]
+    lists = {"document": "documents", "nats": "nats", "num_bytes": "bytes"}
+    columns = {}
+    for name, dtype in _COLUMNS["documents"].items():
+        if name in lists:
+            values = [value for record in records for value in record[lists[name]]]
+            columns[name] = np.array(values, dtype=dtype)
+        else:
+            shared = np.array([record[name] for record in records], dtype=dtype)
+            columns[name] = np.repeat(shared, lengths)
     return columns

@@ -7,28 +7,26 @@ interval and the word descriptive: they are outside the family that is tested.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from reports import measures, notation, tables
+from reports.arms import arms_table
 from reports.fidelity import ROUGHLY, fidelity_table
 from reports.load import Evidence
-from reports.stats import Paired, paired_difference, seeds_needed
+from reports.power import seeds_needed
+from reports.scales import gap_sentences, noise_sentences
+from reports.statement import Statement
+from reports.stats import Paired, paired_difference
+from reports.verdicts import PROVEN
 
 _MAX_NAMED = 4  # more differences than a sentence holds are left to the table
 
 
-class Statement(NamedTuple):
-    """A sentence; `kind` is proven, measured or warning."""
-
-    kind: str
-    text: str
-
-
 def headline(evidence: Evidence) -> list[Statement]:
     """Return what a reader should know first, the most important sentence first."""
-    frame = tables.arms_table(evidence)
+    frame = arms_table(evidence)
     if not frame["num_seeds"].any():
         return [
             Statement("warning", "No run has finished, so nothing can be said yet."),
@@ -40,6 +38,8 @@ def headline(evidence: Evidence) -> list[Statement]:
         *_lowest(evidence, frame),
         *_methods(evidence, frame),
         *_free_mixtures(evidence),
+        *gap_sentences(evidence, frame),
+        *noise_sentences(evidence, frame),
         *_overheads(frame),
         *_unfaithful(evidence),
         *_problems(evidence),
@@ -112,11 +112,13 @@ def _methods(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
         words = {
             "better": f"{row['arm']} is better than {baseline}",
             "worse": f"{row['arm']} is worse than {baseline}",
+            "equivalent": f"{row['arm']} is equivalent to {baseline} within the declared margin",
             "undecided": f"Whether {row['arm']} differs from {baseline} is undecided",
         }
-        kind = "measured" if row["verdict"] == "undecided" else "proven"
+        kind = "proven" if row["verdict"] in PROVEN else "measured"
         text = f"{words[row['verdict']]}: {_measured(row)} bits per byte. {row['reason']}."
         text += _elsewhere(row, base) if row["verdict"] == "better" else ""
+        text += f" {notation.power(row)}." if row["verdict"] == "undecided" else ""
         statements.append(Statement(kind, text))
     withheld = methods[methods["verdict"].str.startswith("no verdict")]
     for reason, rows in withheld.groupby("reason", sort=False):
@@ -128,7 +130,7 @@ def _methods(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
     return statements
 
 
-def _elsewhere(row: dict[str, float], base: pd.Series) -> str:
+def _elsewhere(row: dict[str, Any], base: pd.Series) -> str:
     """Say where an arm that is better on the primary metric is higher on another."""
     names = {"mean": "mean over domains", "worst": "worst domain", "target": "target"}
     higher = [
@@ -143,7 +145,7 @@ def _elsewhere(row: dict[str, float], base: pd.Series) -> str:
     )
 
 
-def _measured(row: dict[str, float]) -> str:
+def _measured(row: dict[str, Any]) -> str:
     words = f"{notation.signed(row['difference'])} {notation.interval(row['low'], row['high'])}"
     return words.strip()
 

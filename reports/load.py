@@ -33,8 +33,9 @@ class Evidence:
     """What the records of one ablation say.
 
     `runs` has a row for each arm, seed and run (role "main", or the role of an auxiliary run);
-    `evals`, `steps`, `notes` and `weights` are keyed by `run_id`. Losses are nats per token,
-    `seconds` counts from the start of training, `weights.rows` are rows drawn in that step.
+    `evals`, `steps`, `notes`, `weights` and `documents` are keyed by `run_id`. Losses are nats per
+    token, `seconds` counts from the start of training, `weights.rows` are rows drawn in that step,
+    `documents` are sums over the evaluated targets of each document, at the last step.
     """
 
     out_dir: Path
@@ -50,6 +51,7 @@ class Evidence:
     steps: pd.DataFrame
     notes: pd.DataFrame
     weights: pd.DataFrame
+    documents: pd.DataFrame
 
 
 def ablations(out_dir: Path) -> list[str]:

@@ -13,15 +13,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from reports.load import Evidence
-from reports.stats import (
-    ALPHA,
-    Paired,
-    Verdict,
-    paired_difference,
-    smallest_p,
-    verdicts,
-    why_no_verdict,
-)
+from reports.power import ALPHA, smallest_p
+from reports.stats import Paired, paired_difference
+from reports.verdicts import Verdict, verdicts, why_no_verdict
 
 METRICS = ("target", "mean", "worst")
 UNFINISHED = ("pending", "running", "interrupted", "missing")
@@ -70,6 +64,17 @@ def borrowers(evidence: Evidence) -> list[str]:
 def trained_domains(evidence: Evidence) -> list[str]:
     """Name the domains that runs train on, in spec order."""
     return list(evidence.header["domains"])
+
+
+def family(evidence: Evidence) -> list[str]:
+    """Name the arms that are tested: the methods, neither baseline nor control."""
+    return [arm.label for arm in arms(evidence) if arm.role == "method"]
+
+
+def margin(evidence: Evidence) -> float | None:
+    """Return the declared difference that is not worth having, in bits per byte, if any is."""
+    declared = (evidence.header.get("spec") or {}).get("margin")
+    return None if declared is None else float(declared)
 
 
 def main_runs(evidence: Evidence) -> pd.DataFrame:
@@ -170,8 +175,8 @@ def judge(evidence: Evidence) -> dict[str, Judged]:
         for arm in others
         if set(values[arm.label]) & set(baseline)
     }
-    family = [arm.label for arm in others if arm.role == "method"]
-    words = _wait(evidence, family) or verdicts(family, paired)
+    tested = family(evidence)
+    words = _wait(evidence, tested) or verdicts(tested, paired, margin(evidence))
     descriptive = Verdict("control", math.nan, "descriptive: outside the family of methods")
     return {
         arm.label: Judged(
@@ -184,20 +189,20 @@ def judge(evidence: Evidence) -> dict[str, Judged]:
     }
 
 
-def _wait(evidence: Evidence, family: list[str]) -> dict[str, Verdict] | None:
+def _wait(evidence: Evidence, tested: list[str]) -> dict[str, Verdict] | None:
     """Withhold every verdict while a run of the family is still to come.
 
     A word that changes while runs come in invites stopping at the one that is liked.
     """
-    waiting = _seeds(evidence, [evidence.header["baseline"], *family], UNFINISHED)
+    waiting = _seeds(evidence, [evidence.header["baseline"], *tested], UNFINISHED)
     if not waiting:
         return None
     declared = len(evidence.header["seeds"])
-    if smallest_p(declared) * max(len(family), 1) > ALPHA:
-        verdict = Verdict("no verdict", math.nan, why_no_verdict(declared, len(family)))
+    if smallest_p(declared) * max(len(tested), 1) > ALPHA:
+        verdict = Verdict("no verdict", math.nan, why_no_verdict(declared, len(tested)))
     else:
         verdict = Verdict("no verdict yet", math.nan, f"still to finish: {waiting}")
-    return dict.fromkeys(family, verdict)
+    return dict.fromkeys(tested, verdict)
 
 
 def _with_caveat(evidence: Evidence, arm: str, verdict: Verdict) -> Verdict:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping
+from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
@@ -34,11 +36,34 @@ def percent(value: float) -> str:
     return f"{value:.1f}%" if 0 < abs(value) < 9.95 else f"{value:.0f}%"
 
 
+def share(value: float) -> str:
+    """Write a fraction that may be negative or above 1, in whole percent."""
+    return NONE if _is_missing(value) else f"{100 * value:.0f}%".replace("-", MINUS)
+
+
+def share_interval(low: float, high: float) -> str:
+    """Write an interval of fractions; nothing where there is none."""
+    return "" if _is_missing(low) else f"[{share(low)}, {share(high)}]"
+
+
 def p_value(value: float) -> str:
     """Write a p value with three significant digits, or as a bound below .0001."""
     if _is_missing(value):
         return NONE
     return f"{value:.3g}" if value >= 1e-4 else "< 0.0001"
+
+
+def power(row: Mapping[str, Any]) -> str:
+    """Write what a row of the arms table could have shown, and what it would take; or nothing."""
+    parts = []
+    if not _is_missing(row["detectable"]):
+        found = f"find a difference of {bits(row['detectable'])} in four of five repetitions"
+        parts.append(f"{row['num_pairs']} seeds of this spread {found}")
+    if not _is_missing(row["wished_seeds"]):
+        noun = "one" if parts else "with this spread, a difference"
+        wished, seeds = bits(row["wished_effect"]), whole(row["wished_seeds"])
+        parts.append(f"{noun} of {wished} would need {seeds} seeds")
+    return "; ".join(parts)
 
 
 def seconds(value: float) -> str:

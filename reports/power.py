@@ -2,8 +2,8 @@
 
 Two limits, told apart because they have different remedies. The floor: no outcome of n seeds has a
 two-sided sign-flip p below 2^(1-n), and Holm multiplies the smallest p by the number of methods;
-only more seeds, or fewer methods, help. The smallest effect: what a paired t test at the level of
-Holm's first step finds in four of five repetitions, in units of the standard deviation of the
+only more seeds, or fewer methods, help. The smallest effect: what the sign-flip test at the level
+of Holm's first step finds in four of five repetitions, in units of the standard deviation of the
 paired differences; less noise helps too. scipy, slow to import, stays out until an effect is asked
 for: the floor is said before every run.
 """
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 ALPHA = 0.05
 """Level of the family of confirmatory comparisons."""
 POWER = 0.8
-_QUANTILES = 4000  # the effect is exact to three digits
+"""How often an effect of the stated size is to be found."""
 
 
 class Prospects(NamedTuple):
@@ -34,18 +34,29 @@ class Prospects(NamedTuple):
     """That standard deviation in bits per byte, from finished runs; NaN where there are none."""
     warning: str | None
     """Why no verdict is possible, or None."""
+    margin: float | None = None
+    """A difference that is not worth having, in bits per byte, as declared; None: not declared."""
+    margin_seeds: int | None = None
+    """Seeds that find a difference as large as the margin; None where margin or noise is unknown,
+    or where it would take more than 100,000."""
 
 
 def prospects(ablation: Any, out: Path) -> Prospects:
     """Return what the seeds of `ablation` can show; noise is taken from finished runs in `out`."""
+    from reports.effects import detectable_effect, seeds_for
+
     num_seeds, family = len(ablation.seeds), family_size(ablation)
+    level, spread, margin = ALPHA / max(family, 1), _spread(ablation, out), ablation.margin
+    is_known = margin is not None and not math.isnan(spread)
     return Prospects(
         num_seeds=num_seeds,
         family=family,
         smallest_p=min(1.0, max(family, 1) * smallest_p(num_seeds)),
-        effect=detectable_effect(num_seeds, ALPHA / max(family, 1)),
-        spread=_spread(ablation, out),
+        effect=detectable_effect(num_seeds, level, POWER),
+        spread=spread,
         warning=hopeless(ablation),
+        margin=margin,
+        margin_seeds=seeds_for(margin, spread, level, POWER) if is_known else None,
     )
 
 
@@ -79,33 +90,8 @@ def hopeless(ablation: Any) -> str | None:
     )
 
 
-def detectable_effect(num_pairs: int, level: float, power: float = POWER) -> float:
-    """Return the mean difference, in standard deviations, that a paired t test finds.
-
-    Two-sided at `level`, found with probability `power`; NaN for fewer than two pairs.
-    """
-    if num_pairs < 2:
-        return math.nan
-    import numpy as np
-    from scipy import optimize, stats
-
-    freedom = num_pairs - 1
-    bound = float(stats.t.ppf(1 - level / 2, freedom))
-    # T = (Z + center) / S: averaged over quantiles of S, since scipy's noncentral t gives NaN for
-    # few pairs, where the center is far out
-    quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    limits = bound * np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom)
-
-    def shortfall(effect: float) -> float:
-        center = effect * math.sqrt(num_pairs)
-        found = stats.norm.sf(limits - center) + stats.norm.cdf(-limits - center)
-        return float(found.mean()) - power
-
-    return float(optimize.brentq(shortfall, 0.0, 10 * (bound + 2) / math.sqrt(num_pairs)))
-
-
 def _spread(ablation: Any, out: Path) -> float:
-    """Return the largest standard deviation of paired differences among the finished methods."""
+    """Return the largest standard deviation of paired differences among the arms, or NaN."""
     if not (out / "ablations" / f"{ablation.name}.json").exists():
         return math.nan
     from reports.load import load

@@ -1,26 +1,24 @@
-"""Decide what paired seeds prove, and refuse to decide where they can prove nothing.
+"""Measure paired differences: mean, t interval, exact sign-flip p, Holm's correction.
 
-The headline is the mean paired difference with its t interval; the verdict word comes from the
-exact sign-flip permutation test, which assumes no normality. Its price is a floor: with n seeds no
-two-sided p is below 2^(1-n), so five seeds can never reach .05, and a family of methods needs more,
-because Holm multiplies the smallest p by the number of methods. A word is given only where some
-outcome could have earned the opposite one.
+The headline is the mean paired difference with its t interval; verdict words come from exact
+sign-flip permutation tests (reports/verdicts.py), which assume that differences are symmetric about
+their mean, and no normality. Their price is a floor: with n seeds no two-sided p is below 2^(1-n).
 Sign everywhere: difference = arm - baseline in bits per byte, so a negative one is better.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
-from reports.power import ALPHA, seeds_needed, smallest_p
+from reports.power import smallest_p
 
 _MAX_EXACT = 40  # two halves of 2^20 sums each: a second and 16 MB
+_RESAMPLES = 99_999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +42,14 @@ class Paired:
         return len(self.differences)
 
     @property
+    def values(self) -> np.ndarray:
+        """The differences [num_pairs], in the order of the seeds."""
+        return np.array(list(self.differences.values()))
+
+    @property
     def smallest_p(self) -> float:
         """The smallest p that this many pairs could have given."""
         return smallest_p(self.num_pairs)
-
-
-class Verdict(NamedTuple):
-    """A computed word, its corrected p (NaN where there is none), and the reason in words."""
-
-    word: str
-    corrected_p: float
-    reason: str
 
 
 def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Paired:
@@ -74,40 +69,68 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -
     )
 
 
+def t_quantile(freedom: int, confidence: float = 0.95) -> float:
+    """Return the half-width, in standard errors, of a two-sided t interval."""
+    return float(special.stdtrit(freedom, (1 + confidence) / 2))
+
+
 def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
     """Return mean, low and high of the two-sided t interval; one value has no interval (NaN)."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, math.nan, math.nan
     standard_error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * standard_error
+    half = t_quantile(len(values) - 1, confidence) * standard_error
     return mean, mean - half, mean + half
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
     """Return the exact two-sided p of the mean under flipping signs.
 
-    Counts the sign patterns whose absolute sum is at least the observed one, all of them up to 40
-    pairs: sums over two halves are met in the middle, so n pairs cost 2^(n/2) and not 2^n. Beyond,
+    The negation of every sign pattern is a pattern too, so one tail is counted and doubled.
+    """
+    values = _finite(differences)
+    total = float(values.sum())
+    if abs(total) <= _rounding(values):
+        return 1.0
+    return min(1.0, 2 * upper_tail(math.copysign(1, total) * values))
+
+
+def upper_tail(values: np.ndarray) -> float:
+    """Return the one-sided sign-flip p against means of 0 or below: small where values are high.
+
+    The share of sign patterns whose sum is at least the observed one, all of them up to 40 values:
+    sums over two halves are met in the middle, so n values cost 2^(n/2) and not 2^n. Beyond,
     100,000 patterns are drawn with a fixed seed and the observed one is counted among them.
     """
-    values = np.asarray(differences, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"differences must be finite, not {values.tolist()}")
-    # Equal sums reached in another order differ in the last bits; they must count as equal.
-    observed = abs(float(values.sum())) - 1e-10 * float(np.abs(values).sum())
-    if observed <= 0:
-        return 1.0
+    values = _finite(values)
     if len(values) > _MAX_EXACT:
         draw = stats.permutation_test(
-            (values,), np.sum, permutation_type="samples", n_resamples=99_999, rng=0
+            (values,),
+            np.sum,
+            permutation_type="samples",
+            alternative="greater",
+            n_resamples=_RESAMPLES,
+            rng=0,
         )
         return float(draw.pvalue)
+    # Equal sums reached in another order differ in the last bits; they must count as equal.
+    observed = float(values.sum()) - _rounding(values)
     left = _signed_sums(values[: len(values) // 2])
     right = np.sort(_signed_sums(values[len(values) // 2 :]))
-    # The negation of every pattern is a pattern too: count one tail and double it.
     tail = len(right) - np.searchsorted(right, observed - left, side="left")
-    return float(2 * int(tail.sum()) / 2 ** len(values))
+    return float(int(tail.sum()) / 2 ** len(values))
+
+
+def _rounding(values: np.ndarray) -> float:
+    return 1e-10 * float(np.abs(values).sum())
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"differences must be finite, not {values.tolist()}")
+    return values
 
 
 def _signed_sums(values: np.ndarray) -> np.ndarray:
@@ -127,45 +150,3 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
-
-
-def verdicts(family: Iterable[str], paired: Mapping[str, Paired]) -> dict[str, Verdict]:
-    """Judge every declared method on the one primary metric: better, worse or undecided.
-
-    `family` is every method that was declared, also one without a finished pair: it counts with
-    p = 1, because leaving a failed arm out of the family would make the others look better.
-    """
-    names = list(family)
-    p_values = {name: paired[name].p if name in paired else 1.0 for name in names}
-    floors = {name: paired[name].smallest_p if name in paired else 1.0 for name in names}
-    corrected, best = holm(p_values), holm(floors)
-    return {
-        name: _judge(paired.get(name), corrected[name], best[name], len(names)) for name in names
-    }
-
-
-def _judge(pair: Paired | None, corrected: float, best: float, family: int) -> Verdict:
-    if pair is None:
-        return Verdict("no verdict", math.nan, "no seed has finished in both arms")
-    if best > ALPHA:
-        return Verdict("no verdict", math.nan, why_no_verdict(pair.num_pairs, family))
-    among = f", corrected for {family} methods (Holm)" if family > 1 else ""
-    numbers = f"p = {corrected:.3g}{among}; {pair.num_pairs} paired seeds could reach {best:.3g}"
-    if corrected > ALPHA:
-        return Verdict("undecided", corrected, f"{numbers}; above {ALPHA:g}, so neither is proven")
-    return Verdict("better" if pair.mean < 0 else "worse", corrected, numbers)
-
-
-def why_no_verdict(num_pairs: int, family: int) -> str:
-    """Explain why no outcome at this number of paired seeds could have been a proof."""
-    floor = smallest_p(num_pairs)
-    seeds = f"{num_pairs} paired seed{'' if num_pairs == 1 else 's'}"
-    text = f"with {seeds} the smallest two-sided sign-flip p is 2^(1-{num_pairs}) = {floor:.3g}"
-    if floor > ALPHA:
-        text += f", which can never reach {ALPHA:g}"
-    else:
-        text += (
-            f"; corrected for {family} methods (Holm) it is {min(1.0, family * floor):.3g}, "
-            f"which can never reach {ALPHA:g}"
-        )
-    return f"{text}; {seeds_needed(family)} paired seeds are the fewest that can"

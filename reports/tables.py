@@ -17,9 +17,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from reports import measures, notation
+from reports.arms import arms_table
 from reports.load import Evidence
 
-_STYLES = {"better": "bold green", "worse": "bold red", "undecided": "yellow"}
+_STYLES = {
+    "better": "bold green",
+    "worse": "bold red",
+    "equivalent": "cyan",
+    "undecided": "yellow",
+}
 RESULTS_COLUMNS = [
     "arm",
     "method",
@@ -36,46 +42,6 @@ RESULTS_COLUMNS = [
     "run_id",
 ]
 _LABEL = 17  # columns of a label beside all others in a terminal of 100
-
-
-def arms_table(evidence: Evidence) -> pd.DataFrame:
-    """Return one row per arm: metrics in bits per byte, difference, overhead and verdict."""
-    values = measures.metrics(evidence)
-    bills = measures.costs(evidence)
-    judged = measures.judge(evidence)
-    rows = []
-    for arm in measures.arms(evidence):
-        own, bill = values[values["arm"] == arm.label], bills[bills["arm"] == arm.label]
-        row: dict[str, Any] = {"arm": arm.label, "method": arm.method, "role": arm.role}
-        row["num_seeds"] = len(own)
-        row["declared_seeds"] = len(evidence.header["seeds"])
-        row |= {metric: own[metric].mean() for metric in measures.METRICS}
-        row |= _comparison(judged.get(arm.label))
-        for unit in ("seconds", "flops"):
-            overhead = bill[f"overhead_{unit}"].sum(skipna=False)
-            row[f"overhead_{unit}_percent"] = _percent(overhead, bill[f"train_{unit}"].sum())
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _percent(part: float, whole: float) -> float:
-    return 100 * part / whole if whole > 0 else math.nan
-
-
-def _comparison(judged: measures.Judged | None) -> dict[str, Any]:
-    pair = judged.paired if judged else None
-    return {
-        "difference": pair.mean if pair else math.nan,
-        "sd": pair.sd if pair else math.nan,
-        "low": pair.low if pair else math.nan,
-        "high": pair.high if pair else math.nan,
-        "num_pairs": pair.num_pairs if pair else 0,
-        "p": pair.p if pair else math.nan,
-        "smallest_p": pair.smallest_p if pair else math.nan,
-        "corrected_p": judged.verdict.corrected_p if judged else math.nan,
-        "verdict": judged.verdict.word if judged else "baseline",
-        "reason": judged.verdict.reason if judged else "every other arm is compared with this one",
-    }
 
 
 def domains_table(evidence: Evidence) -> pd.DataFrame:
@@ -218,6 +184,9 @@ def _caption(evidence: Evidence, frame: pd.DataFrame) -> str:
         f"{header['baseline']}, paired by seed: negative is better.",
         "Overhead: seconds beyond training, auxiliary runs included, in % of training.",
     ]
+    declared = measures.margin(evidence)
+    if declared is not None:
+        lines.append(f"Margin: a difference within {declared:g} is not worth having.")
     methods = frame[frame["role"] == "method"]
     withheld = methods[methods["verdict"].str.startswith("no verdict")]
     for reason, rows in withheld.groupby("reason", sort=False):

@@ -121,8 +121,22 @@ def _showing(prospects: Any) -> list[str]:
         if not math.isnan(prospects.spread):
             bits = prospects.effect * prospects.spread
             effect += f" = {bits:.2g} bits per byte (noise from finished runs)"
-        lines.append(f"smallest effect: {effect}, at 80 % power (paired t test)")
+        lines.append(f"smallest effect: {effect}, at 80 % power (sign-flip test)")
+    lines += _margin(prospects)
     return [*lines, *([f"warning: {prospects.warning}"] if prospects.warning else [])]
+
+
+def _margin(prospects: Any) -> list[str]:
+    """Return how many seeds find a difference that is just worth having."""
+    if prospects.margin is None:
+        return []
+    size = f"margin: {prospects.margin:g} bits per byte"
+    if math.isnan(prospects.spread):
+        return [f"{size}; how many seeds find such a difference is known once runs have finished"]
+    if prospects.margin_seeds is None:
+        return [f"{size}; more than 100,000 seeds would find such a difference"]
+    told = f"{prospects.margin_seeds} seeds find such a difference, at 80 % power"
+    return [f"{size}; {told} (noise from finished runs)"]
 
 
 def _tokens(cell: Planned) -> int:

@@ -86,8 +86,9 @@ def check_report(server: WandbServer, out: Out) -> None:
     assert report.group == "tracked"
     assert (artifact.name, artifact.run) == ("tracked-report", report.name)
     assert artifact.state == "COMMITTED"
-    assert artifact.files == {p.name: p.read_bytes() for p in folder.glob("[fr]*")}
-    assert set(artifact.files) == {"figures.json", "report.html", "report.md", "results.csv"}
+    assert artifact.files == {p.name: p.read_bytes() for p in folder.glob("[afr]*")}
+    names = {"arms.csv", "figures.json", "report.html", "report.md", "results.csv"}
+    assert set(artifact.files) == names
     media = {name.split("/")[1]: content for name, content in report.files.items() if "/" in name}
     assert media["html"] == (folder / "report.html").read_bytes()
     assert report.history[0]["results"]["nrows"] == len(

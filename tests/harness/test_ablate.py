@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from baselines.static import Static
 from harness.ablate import Display, _Notices
@@ -47,6 +49,7 @@ def out(tmp_path: Path) -> Path:
         replace(ABLATION, arms={**ABLATION.arms, **OTHER}),
         replace(ABLATION, trackers=("wandb",)),
         replace(ABLATION, name="new", seeds=(5,)),
+        replace(ABLATION, name="new", margin=0.01),
     ],
 )
 def test_seeds_and_arms_may_be_added(ablation: Ablation, out: Path) -> None:
@@ -59,6 +62,7 @@ def test_seeds_and_arms_may_be_added(ablation: Ablation, out: Path) -> None:
     [
         (replace(ABLATION, seeds=(1,)), "seeds"),
         (replace(ABLATION, budget=Budget(steps=4)), "budget"),
+        (replace(ABLATION, margin=0.01), "margin"),
         (replace(ABLATION, arms=CHANGED), r"arms\.one"),
         (replace(ABLATION, arms=OTHER, baseline="two"), r"arms\.one \(gone\)"),
     ],
@@ -67,6 +71,28 @@ def test_what_was_tried_is_not_overwritten(ablation: Ablation, words: str, out: 
     """A dropped seed or a changed setting needs a name of its own."""
     with pytest.raises(SpecError, match=words):
         check_name(ablation, out, corpus_id(ablation.corpus), "")
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.01, float("nan"), "0.01"])
+def test_a_margin_is_a_size(margin: Any) -> None:
+    with pytest.raises(ValidationError, match="margin"):
+        replace(ABLATION, margin=margin)
+
+
+def test_a_margin_is_kept_and_a_file_of_before_it_existed_may_declare_one(out: Path) -> None:
+    """A margin chosen once results are seen would be a verdict by choice."""
+    path, text_id = ablation_path(ABLATION, out), corpus_id(ABLATION.corpus)
+    with_margin = replace(ABLATION, margin=0.01)
+    write_json(path, {"spec": plain(with_margin), "corpus_id": text_id})
+    for other in (ABLATION, replace(ABLATION, margin=0.02)):
+        with pytest.raises(SpecError, match="differs in margin;"):
+            check_name(other, out, text_id, "")
+    check_name(with_margin, out, text_id, "")
+
+    before = {key: value for key, value in plain(ABLATION).items() if key != "margin"}
+    write_json(path, {"spec": before, "corpus_id": text_id})
+    check_name(ABLATION, out, text_id, "")
+    check_name(with_margin, out, text_id, "")
 
 
 def test_a_model_that_moved_is_the_same_ablation(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -126,6 +127,41 @@ def test_chunks_change_nothing_but_memory(chunk_rows: int) -> None:
     assert record.pop("nats_per_token") == pytest.approx(whole.pop("nats_per_token"), rel=1e-12)
     assert record.pop("bits_per_byte") == pytest.approx(whole.pop("bits_per_byte"), rel=1e-12)
     assert record == whole
+
+
+def test_losses_are_kept_by_document_where_they_are_asked_for() -> None:
+    """Documents of 3, 4 and 6 tokens in three rows; a target counts where it stands."""
+    stream = np.random.default_rng(1).integers(1, VOCABULARY, 3 * TOKENS + 1)
+    check = replace(
+        evaluator(chunk_rows=2, a=stream), starts={"heldout": {"a": np.array([0, 3, 7])}}
+    )
+    model = Guesser(1.5)
+    right = (stream[:-1] + 1) % VOCABULARY == stream[1:]
+    nats = math.log(VOCABULARY - 1 + math.exp(1.5)) - 1.5 * right  # of the targets, tokens 1 to 12
+    parts: list[dict[str, Any]] = []
+
+    (record,) = check.evaluate(model, Meter(), apart=parts)
+    (found,) = parts
+
+    assert (found["split"], found["domain"], found["documents"]) == ("heldout", "a", [0, 1, 2])
+    assert found["nats"] == pytest.approx(
+        [nats[0:2].sum(), nats[2:6].sum(), nats[6:].sum()], rel=1e-5
+    )
+    bytes_ = BYTES[stream]
+    assert found["bytes"] == [bytes_[1:3].sum(), bytes_[3:7].sum(), bytes_[7:].sum()]
+    assert record == check.evaluate(model, Meter())[0]
+
+
+def test_a_document_without_an_evaluated_target_is_left_out() -> None:
+    """One row of three is evaluated, which ends in the second document."""
+    starts = {"heldout": {"a": np.array([0, 3, 7, 9])}}
+    parts: list[dict[str, Any]] = []
+
+    replace(evaluator(rows=1, a=counting(3)), starts=starts).evaluate(
+        Guesser(1.0), Meter(), apart=parts
+    )
+
+    assert parts[0]["documents"] == [0, 1]
 
 
 @pytest.mark.parametrize("sure", [float("nan"), float("inf")])

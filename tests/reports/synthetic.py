@@ -6,6 +6,7 @@ Everything is a function of the arguments, so that two calls write the same byte
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ UNTRAINED = "poetry"
 TARGET = "security"
 EFFECTS = {"uniform": 0.0, "influence": -0.065, "doremi": 0.004, "half": -0.09}
 METHODS = {"uniform": "static", "influence": "influence", "doremi": "doremi", "half": "static"}
+METHODS |= {"again": "static"}  # uniform with another order of data: an A/A arm
+CONTROLS = ("half", "again")
 TOKENS_PER_STEP = 2048
 
 
@@ -30,6 +33,7 @@ def write_out(
     broken: Mapping[tuple[str, int], tuple[str, str | None]] | None = None,
     updated: str = "2026-11-02T10:05:00Z",
     noise: float = 0.012,
+    margin: float | None = None,
 ) -> Path:
     """Write OUT for arms x seeds; `broken` maps (arm, seed) to a status and a reason."""
     broken = broken or {}
@@ -56,7 +60,8 @@ def write_out(
         arms[arm] = {
             "method": METHODS[arm],
             "settings": settings.get(arm, {}),
-            "control": arm == "half",
+            "control": arm in CONTROLS,
+            "data_seed": 1000 if arm == "again" else None,
             "runs": runs,
         }
     header = {
@@ -71,6 +76,7 @@ def write_out(
         "seeds": list(range(num_seeds)),
         "corpus_id": "c0ffee",
         "command": f"steelyard run sweeps/{name}.toml",
+        "spec": {"margin": margin},
         "created": "2026-11-02T10:00:00Z",
         "updated": updated,
         "arms": arms,
@@ -199,6 +205,13 @@ def _records(
                     "num_bytes": 30_000,
                     "seconds": 0.05 * step,
                 }
+                if step == num_steps:
+                    yield {"kind": "documents", "step": step, "tokens": step * TOKENS_PER_STEP} | {
+                        "split": "heldout",
+                        "domain": domain,
+                        **_by_document(float(bits), k),
+                        "seconds": 0.05 * step,
+                    }
         if METHODS[arm] == "influence" and step and step % 20 == 0:
             values = {"scores": jitter[: len(TRAINED)].tolist(), "relative_step": 1e-3}
             note = {"kind": "note", "step": step, "name": "rebalance"}
@@ -210,6 +223,15 @@ def _records(
                     "values": _fidelity(step),
                     "seconds": 0.05 * step,
                 }
+
+
+def _by_document(bits: float, domain: int) -> dict[str, Any]:
+    """Split a domain's loss into that of 40 documents, the same in every run but for its level."""
+    generator = np.random.default_rng([3, domain])
+    num_bytes = generator.integers(300, 1200, 40)
+    share = num_bytes * generator.uniform(0.8, 1.2, 40)
+    nats = bits * math.log(2) * num_bytes.sum() * share / share.sum()
+    return {"documents": list(range(40)), "nats": nats.tolist(), "bytes": num_bytes.tolist()}
 
 
 def _fidelity(step: int) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def test_the_files_are_written_whole_and_the_same_records_give_the_same_bytes(
     first = [path.read_bytes() for path in paths]
 
     assert sorted(p.name for p in (eight / "report" / "demo").iterdir()) == [
+        "arms.csv",
         "figures.json",
         "report.html",
         "report.md",
@@ -80,6 +81,19 @@ def test_the_csv_can_be_read_back(eight: Path) -> None:
 
     assert table["run_id"].str.fullmatch("[0-9a-f]{16}").all()
     assert set(table["domain"]) == {*TRAINED, UNTRAINED}
+
+
+def test_a_report_says_what_is_tested_what_is_descriptive_and_what_is_not_worth_having(
+    tmp_path: Path, page: Page
+) -> None:
+    declared = Page(build(write_out(tmp_path, num_seeds=8, margin=0.03)).html).text
+
+    assert "Differences within 0.03 are not worth having." in declared
+    assert "An arm is equivalent where two one-sided sign-flip tests put it" in declared
+    assert "No margin is declared, so no arm can be called equivalent." in page.text
+    for text in (declared, page.text):
+        assert "Every other metric is descriptive." in text
+        assert "in four of five repetitions" in text
 
 
 def test_the_page_loads_nothing(page: Page) -> None:

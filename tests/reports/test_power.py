@@ -9,21 +9,26 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from scipy import stats
 
-from reports.power import detectable_effect, family_size, hopeless, prospects, smallest_p
+from reports.effects import detectable_effect, seeds_for
+from reports.power import family_size, hopeless, prospects, smallest_p
+from tests.reports.synthetic import write_out
 
 ROOT = Path(__file__).parents[2]
 
 
-def ablation(num_seeds: int, *controls: bool) -> Any:
+def ablation(num_seeds: int, *controls: bool, margin: float | None = None) -> Any:
     """Return what power asks of an ablation: a baseline, and an arm for each of `controls`."""
     arms = {f"arm{i}": SimpleNamespace(is_control=c) for i, c in enumerate(controls)}
     base = {"base": SimpleNamespace(is_control=False)}
     return SimpleNamespace(
-        name="x", seeds=tuple(range(num_seeds)), arms=base | arms, baseline="base", primary="mean"
+        name="x",
+        seeds=tuple(range(num_seeds)),
+        arms=base | arms,
+        baseline="base",
+        primary="mean",
+        margin=margin,
     )
 
 
@@ -48,43 +53,27 @@ def test_controls_are_not_tested() -> None:
     assert hopeless(ablation(1, True)) is None
 
 
-@pytest.mark.parametrize("num_pairs", [3, 6, 7])
-def test_the_effect_is_that_of_the_noncentral_t(num_pairs: int) -> None:
-    """scipy's distribution, where it gives a number, says that the power is .8."""
-    effect = detectable_effect(num_pairs, 0.05)
-    bound, center = stats.t.ppf(0.975, num_pairs - 1), effect * math.sqrt(num_pairs)
-
-    power = stats.nct.sf(bound, num_pairs - 1, center) + stats.nct.cdf(
-        -bound, num_pairs - 1, center
-    )
-    assert power == pytest.approx(0.8, abs=1e-3)
-
-
-def test_the_effect_is_found_in_four_of_five_simulated_tests() -> None:
-    effect = detectable_effect(6, 0.025)
-    drawn = np.random.default_rng(0).standard_normal((20_000, 6)) + effect
-
-    found = stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.025
-
-    assert found.mean() == pytest.approx(0.8, abs=0.01)
-
-
-def test_more_seeds_and_fewer_methods_find_smaller_effects() -> None:
-    by_seeds = [detectable_effect(n, 0.05) for n in (2, 3, 6, 12, 50)]
-
-    assert by_seeds == sorted(by_seeds, reverse=True)
-    assert detectable_effect(6, 0.05 / 3) > detectable_effect(6, 0.05)
-    assert math.isnan(detectable_effect(1, 0.05))
-
-
 def test_prospects_without_finished_runs_have_no_noise(tmp_path: Path) -> None:
     found = prospects(ablation(6, False, False), tmp_path)
 
     assert (found.num_seeds, found.family) == (6, 2)
     assert found.smallest_p == 2 * smallest_p(6) == 0.0625
-    assert found.effect == detectable_effect(6, 0.025)
+    assert math.isnan(found.effect)  # no effect of any size reaches .025 at six seeds
     assert math.isnan(found.spread)
     assert "use 7 seeds or more" in str(found.warning)
+
+
+def test_prospects_with_finished_runs_say_how_many_seeds_find_the_margin(tmp_path: Path) -> None:
+    out = write_out(tmp_path, name="x", num_seeds=8)
+    asked = ablation(8, False, margin=0.01)
+    asked.baseline, asked.primary = "uniform", "target"  # two arms are tested against it
+
+    found = prospects(asked, out)
+
+    assert found.effect == detectable_effect(8, 0.025, 0.8)
+    assert 0.01 < found.spread < 0.03  # sqrt(2) x .012, the largest of three
+    assert found.margin_seeds == seeds_for(0.01, found.spread, 0.025, 0.8)
+    assert prospects(ablation(8, False), tmp_path / "new").margin_seeds is None
 
 
 def test_the_warning_before_a_run_needs_no_scipy() -> None:

@@ -11,13 +11,15 @@ import pytest
 from rich.console import Console
 
 from reports import measures, notation, tables
+from reports.arms import arms_table
+from reports.effects import detectable_effect, seeds_for
 from reports.headline import headline
 from reports.load import load
 from tests.reports.synthetic import EFFECTS, TARGET, edit, run_id_of, write_out
 
 
 def arms(out: Path) -> dict[str, dict[str, Any]]:
-    return {row["arm"]: row for row in tables.arms_table(load(out)).to_dict("records")}
+    return {row["arm"]: row for row in arms_table(load(out)).to_dict("records")}
 
 
 def sentences(out: Path) -> str:
@@ -109,6 +111,51 @@ def test_no_verdict_is_given_while_a_seed_of_the_family_is_still_running(tmp_pat
 
     assert table["influence"]["verdict"] == "no verdict yet"
     assert table["influence"]["reason"] == "still to finish: doremi seed 7"
+
+
+def test_a_declared_margin_makes_equivalent_a_possible_verdict(tmp_path: Path) -> None:
+    write_out(tmp_path, num_seeds=8, margin=0.03)
+    table = arms(tmp_path)
+
+    assert table["doremi"]["verdict"] == "equivalent"
+    assert table["doremi"]["equivalence_p"] <= 0.05
+    assert table["influence"]["verdict"] == "better"
+    assert math.isnan(table["half"]["equivalence_p"])
+    assert "doremi is equivalent to uniform within the declared margin" in sentences(tmp_path)
+    text = " ".join(printed(tmp_path).split())
+    assert "equivalent" in text
+    assert "Margin: a difference within 0.03 is not worth having." in text
+
+
+def test_what_the_seeds_could_have_shown_stands_beside_each_verdict(eight: Path) -> None:
+    """At Holm's first level for two methods; without a margin, half of it is wished for."""
+    table = arms(eight)
+
+    for arm in ("influence", "doremi"):
+        row = table[arm]
+        effect = detectable_effect(8, 0.025, 0.8) * row["sd"]
+        assert row["detectable"] == pytest.approx(effect)
+        assert row["wished_effect"] == pytest.approx(effect / 2)
+        assert row["wished_seeds"] == seeds_for(effect / 2, row["sd"], 0.025, 0.8)
+    assert math.isnan(table["half"]["detectable"])
+    assert "8 seeds of this spread find a difference of 0.015" in sentences(eight)
+
+
+def test_what_cannot_be_shown_is_not_spoken_of(three: Path) -> None:
+    """No effect of any size is found at three seeds; a wish without a margin has no size."""
+    row = arms(three)["influence"]
+
+    assert math.isnan(row["detectable"])
+    assert notation.power(row) == ""
+    row |= {"wished_effect": 0.01, "wished_seeds": 12}
+    assert notation.power(row) == "with this spread, a difference of 0.010 would need 12 seeds"
+
+
+def test_the_margin_is_the_effect_that_is_wished_for(tmp_path: Path) -> None:
+    row = arms(write_out(tmp_path, num_seeds=8, margin=0.01))["doremi"]
+
+    assert row["wished_effect"] == 0.01
+    assert row["wished_seeds"] == seeds_for(0.01, row["sd"], 0.025, 0.8)
 
 
 def test_a_failed_seed_is_left_out_named_and_cautioned(lossy: Path) -> None:

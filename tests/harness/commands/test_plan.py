@@ -208,6 +208,28 @@ def test_what_is_printed_fits_and_says_what_is_unknown(tmp_path: Path, width: in
     assert "2 seeds and 2 tested methods cannot give a verdict" in words
 
 
+@pytest.mark.usefixtures("_counted")
+@pytest.mark.parametrize(
+    ("spread", "seeds", "told"),
+    [
+        (math.nan, None, "how many seeds find such a difference is known once runs have finished"),
+        (0.02, 35, "35 seeds find such a difference, at 80 % power (noise from finished runs)"),
+        (9.0, None, "more than 100,000 seeds would find such a difference"),
+    ],
+)
+def test_a_plan_says_how_many_seeds_find_a_difference_worth_having(
+    tmp_path: Path, spread: float, seeds: int | None, told: str
+) -> None:
+    asked = ablation(tmp_path, SPEC.replace("seeds", "margin = 0.01\nseeds"))
+    known = prospects(asked, tmp_path)._replace(spread=spread, margin_seeds=seeds)
+    console = Console(file=StringIO(), width=120)
+
+    print_plan(forecast(asked, tmp_path, None, False), known, console)
+
+    words = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert f"margin: 0.01 bits per byte; {told}" in words
+
+
 def test_a_tracker_that_run_would_refuse_is_told_of(tmp_path: Path) -> None:
     asked = replace(ablation(tmp_path), trackers=("nowhere",))
 
