@@ -4,61 +4,32 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from harness import equal_compute
 from harness.api import Mixer
+from harness.cells import Cells, begin
 from harness.corpus import corpus_id, open_corpus
 from harness.data_warnings import DataWarning, log, warnings_of
-from harness.files import read_json, write_json
 from harness.grid import Grid
-from harness.plans import recall
+from harness.plans import Carried, recall
 from harness.preflight import (
-    ablation_path,
     check_buildable,
     check_name,
     check_rows,
     localized,
     make_writable,
     open_mirror,
-    plain,
     settle_wandb,
 )
-from harness.records import SCHEMA
 from harness.resolve import num_cores, resolve
-from harness.spec import Ablation
-from harness.trackers import UNREACHABLE
+from harness.spec import Ablation, RunSpec
+from harness.trackers import UNREACHABLE, Mirror
 from harness.worker import Outcome, Progress, Site, Task
 from harness.worker import finished as finished_outcome
-
-if TYPE_CHECKING:
-    from harness.corpus import TokenStore
-
-
-@dataclass
-class Cells:
-    """The ablation's file: arms x seeds, each with its runs and their state."""
-
-    path: Path
-    content: dict[str, Any]
-
-    def settle(self, label: str, seed: int, outcome: Outcome) -> None:
-        """Write down how a cell ended."""
-        cell = next(c for c in self.content["arms"][label]["runs"] if c["seed"] == seed)
-        pairs = [{"run_id": run_id, "role": role} for run_id, role in outcome.auxiliary]
-        cell |= {"status": outcome.status, "run_id": outcome.run_id, "reason": outcome.reason}
-        cell |= {"auxiliary": pairs, "shown": list(outcome.shown)}
-        cell["plan_seconds"] = outcome.plan_seconds
-        self.save()
-
-    def save(self) -> None:
-        """Write the file, whole."""
-        self.content["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(self.path, self.content)
 
 
 class Display:
@@ -70,8 +41,8 @@ class Display:
     def warn(self, warnings: list[DataWarning]) -> None:
         """Show what is to be known of the data, loud warnings loudly."""
 
-    def open(self, total: int, found: int) -> None:
-        """Begin a grid of `total` cells, of which `found` were finished before."""
+    def open(self, total: int, found: int, what: str = "arms x seeds") -> None:
+        """Begin a grid of `total` runs, of which `found` were finished before."""
 
     def progress(self, progress: Progress) -> None:
         """Show where a run is."""
@@ -132,38 +103,90 @@ def run_ablation(
         display.say(f"warning: {warning}")
     specs = resolve(ablation, text_id, model_id)
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
-    found = {task: carried for task in tasks if (carried := recall(out, task.spec)) is not None}
-    missing = _longest_first([task for task in tasks if task not in found])
-    if missing:
-        check_buildable(ablation)
     trackers = (ablation.trackers, ablation.name, wandb_mode)
     site = Site(out, ablation.corpus, ablation.checkpoint, *trackers)
-    ended = Counter[str]()
-    notices = _Notices(display)
-    with _grid(site, _num_workers(missing, jobs), display, notices) as grid:
+    work = _Work(site, mirror, display, _Notices(display), jobs)
+    found, missing = work.sorted(tasks)
+    if missing:
+        check_buildable(ablation)
+    with work.grid(missing) as grid:
         store = open_corpus(ablation.corpus, out / "corpora", display.say)
         check_rows(ablation, store)
         warnings = warnings_of(ablation, store.manifest)
         log(warnings)
         display.warn(warnings)
-        cells = _cells(written, out, store, model_id, shlex.join(command))
+        cells = begin(written, out, store, model_id, shlex.join(command))
         cells.content["warnings"] = [warning.to_json() for warning in warnings]
-
-        def settle(task: Task, outcome: Outcome) -> None:
-            cells.settle(task.label, task.seed, outcome)
-            display.outcome(task, outcome)
-            ended[outcome.status] += 1
-
-        display.open(len(tasks), len(found))
-        for task, carried in found.items():
-            cells.settle(task.label, task.seed, finished_outcome(carried))
-            mirror.replay(out / "runs" / carried.main, ablation.name, task.label)
-            for run_id, _ in carried.auxiliary:
-                mirror.replay(out / "runs" / run_id, ablation.name, "auxiliary")
         cells.save()
-        completed = grid is None or grid.run(missing, settle)
-    mode = "offline" if UNREACHABLE in notices.told else wandb_mode
-    return Summary(len(found) + ended["finished"], ended["failed"], not completed, mode)
+        display.open(len(tasks), len(found))
+        completed = work.carry_out(grid, found, missing, cells.settle)
+    if completed and ablation.equal_compute:
+        completed = _equalize(ablation, specs, work, cells)
+    mode = "offline" if UNREACHABLE in work.notices.told else wandb_mode
+    return Summary(work.ended["finished"], work.ended["failed"], not completed, mode)
+
+
+def _equalize(
+    ablation: Ablation, specs: dict[tuple[str, int], RunSpec], work: _Work, cells: Cells
+) -> bool:
+    """Train the baseline at the compute of every method; return False where it was stopped."""
+    wanted = equal_compute.tasks(ablation, specs, cells.content, work.site.out / "runs")
+    tasks = list(dict.fromkeys(wanted.values()))
+    found, missing = work.sorted(tasks)
+
+    def settle(task: Task, outcome: Outcome) -> None:
+        pairs = [pair for pair, one in wanted.items() if one is task]
+        cells.settle_longer(pairs, task.spec.num_steps, outcome)
+
+    with work.grid(missing) as grid:
+        work.display.open(len(tasks), len(found), f"{ablation.baseline} at the methods' compute")
+        return work.carry_out(grid, found, missing, settle)
+
+
+@dataclass
+class _Work:
+    """How tasks are carried out: where, seen by whom, how many at once."""
+
+    site: Site
+    mirror: Mirror
+    display: Display
+    notices: _Notices
+    jobs: int | None
+    ended: Counter[str] = field(default_factory=Counter)
+    """How many tasks have ended in each state."""
+
+    def sorted(self, tasks: list[Task]) -> tuple[dict[Task, Carried], list[Task]]:
+        """Return what was finished before, and what is to be done, longest first."""
+        out = self.site.out
+        found = {task: known for task in tasks if (known := recall(out, task.spec)) is not None}
+        return found, _longest_first([task for task in tasks if task not in found])
+
+    def grid(self, missing: list[Task]) -> AbstractContextManager[Grid | None]:
+        """Return the workers that are needed."""
+        return _grid(self.site, _num_workers(missing, self.jobs), self.display, self.notices)
+
+    def carry_out(
+        self,
+        grid: Grid | None,
+        found: dict[Task, Carried],
+        missing: list[Task],
+        settle: Callable[[Task, Outcome], None],
+    ) -> bool:
+        """Settle what was found and do what is missing; return False where it was stopped."""
+        runs, name = self.site.out / "runs", self.site.name
+        for task, carried in found.items():
+            settle(task, finished_outcome(carried))
+            self.ended["finished"] += 1
+            self.mirror.replay(runs / carried.main, name, task.label)
+            for run_id, _ in carried.auxiliary:
+                self.mirror.replay(runs / run_id, name, "auxiliary")
+
+        def end(task: Task, outcome: Outcome) -> None:
+            settle(task, outcome)
+            self.display.outcome(task, outcome)
+            self.ended[outcome.status] += 1
+
+        return grid is None or grid.run(missing, end)
 
 
 def _num_workers(missing: list[Task], jobs: int | None) -> int:
@@ -201,32 +224,3 @@ def _longest_first(tasks: list[Task]) -> list[Task]:
         return bool(mixer.others()), type(mixer).plan is Mixer.plan
 
     return sorted(tasks, key=order)
-
-
-def _cells(ablation: Ablation, out: Path, store: TokenStore, model_id: str, command: str) -> Cells:
-    path, spec = ablation_path(ablation, out), plain(ablation)
-    path.parent.mkdir(exist_ok=True)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    pending: dict[str, Any] = {"status": "pending", "run_id": None, "reason": None}
-    pending |= {"auxiliary": [], "shown": [], "plan_seconds": 0.0}
-    content = {
-        "schema": SCHEMA,
-        "name": ablation.name,
-        "baseline": ablation.baseline,
-        "primary": ablation.primary,
-        "targets": ablation.targets,
-        "domains": list(store.trained),
-        "probe_domains": list(store.domains),
-        "seeds": list(ablation.seeds),
-        "corpus_id": store.id,
-        "model_id": model_id,
-        "command": command,
-        "spec": spec,
-        "created": (read_json(path) or {}).get("created", now),
-        "updated": now,
-        "arms": {
-            label: {**arm, "runs": [{"seed": seed, **pending} for seed in ablation.seeds]}
-            for label, arm in spec["arms"].items()
-        },
-    }
-    return Cells(path, content)

@@ -24,12 +24,14 @@ from harness.forms import (
     COMMANDS,
     HELP,
     OVERRIDING,
+    Compare,
     Completion,
     Doctor,
     Export,
     Init,
     Methods,
     Plan,
+    Report,
     Run,
     Show,
     one_of,
@@ -132,6 +134,8 @@ def _carry_out(command: Any, console: Console) -> int:
         return 0
     if isinstance(command, Methods):
         return _methods(command, console)
+    if isinstance(command, Compare):
+        return _compare(command, console)
     if not command.folder.is_dir():
         raise SpecError(f"{command.folder}: no such folder; give the --out of a run")
     if isinstance(command, Export):
@@ -141,6 +145,26 @@ def _carry_out(command: Any, console: Console) -> int:
 
         show(command.folder, console)
         return 0
+    if command.watch:
+        return _watch(command, console)
+    _report(command.folder, command.name, console, command.wandb_mode)
+    return 0
+
+
+def _compare(command: Compare, console: Console) -> int:
+    compare = importlib.import_module("reports.compare")
+    sides = [compare.side(given, command.out) for given in (command.a, command.b)]
+    table = importlib.import_module("reports.compare_table")
+    console.print(table.table(compare.compare(*sides)))
+    return 0
+
+
+def _watch(command: Report, console: Console) -> int:
+    if not command.every > 0:
+        raise SpecError(f"--every: must be above 0 seconds, got {command.every}")
+    watch = importlib.import_module("reports.watch").watch
+    for line in watch(command.folder, command.name, command.every):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     _report(command.folder, command.name, console, command.wandb_mode)
     return 0
 

@@ -59,10 +59,10 @@ class TerminalDisplay(ablate.Display):
             if not warning.loud:
                 self.say(f"note: {warning.text}")
 
-    def open(self, total: int, found: int) -> None:
+    def open(self, total: int, found: int, what: str = "arms x seeds") -> None:
         """Show the bar of the whole grid."""
         self.total, self.done = total, found
-        told = f"{total} runs: arms x seeds"
+        told = f"{total} runs: {what}"
         self.say(f"{told}, {found} found finished" if found else told)
         if found < total:
             self.bars.start()

@@ -106,7 +106,10 @@ class Show:
 class Report:
     """Write report.html, report.md and results.csv.
 
-    Example: steelyard report runs/demo
+    With --watch, again whenever a running ablation has something new, until all its runs have
+    ended; the page need only be reloaded.
+
+    Example: steelyard report runs/demo --watch
     """
 
     folder: Folder = Path("runs")
@@ -115,6 +118,28 @@ class Report:
     """Which ablation, where the folder holds several; by default the latest."""
     wandb_mode: WandbMode | None = None
     """Where W&B is a tracker of the ablation and does not have this report yet; as for run."""
+    watch: bool = False
+    """Follow a running ablation."""
+    every: float = 10.0
+    """With --watch: seconds between looks."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Set two results side by side: two report folders, or the runs of two git commits.
+
+    Arms are paired by label (runs of commits by their settings), then by seed: B - A in held-out
+    bits per byte with its interval, overheads, verdicts, and what the specs differ in.
+
+    Example: steelyard compare runs/demo/report/demo runs/demo/report/sharper
+    """
+
+    a: Annotated[str, *positional("A")]
+    """A report's folder, an --out of a run, or a commit."""
+    b: Annotated[str, *positional("B")]
+    """The other."""
+    out: Path = Path("runs")
+    """Where the runs of commits lie."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +207,7 @@ COMMANDS: dict[str, type] = {
     "methods": Methods,
     "show": Show,
     "report": Report,
+    "compare": Compare,
     "export": Export,
     "doctor": Doctor,
     "completion": Completion,

@@ -17,15 +17,14 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from harness.files import whole_file
-from reports import fidelity, figures, measures, notation, palette, tables
+from reports import fidelity, figures, measures, notation, pages, palette, tables, tuning
 from reports.arms import arms_table
 from reports.headline import headline
 from reports.load import Evidence, load
 from reports.noise import noise_floors
 from reports.oracle import oracle
+from reports.study_page import panels_of
 
-TEMPLATES = Path(__file__).parent / "templates"
 _SPLITS = ("train", "probe", "tuning", "heldout")
 _ENVIRONMENT = ("device", "device_name", "threads", "precision", "git_commit", "git_dirty")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -56,11 +55,11 @@ def write(evidence: Evidence) -> ReportPaths:
     folder.mkdir(parents=True, exist_ok=True)
     names = ("report.html", "report.md", "results.csv", "arms.csv", "figures.json")
     paths = ReportPaths(*(folder / name for name in names))
-    _write(paths.html, _render_html(context))
-    _write(paths.markdown, _render_markdown(context))
-    _write(paths.csv, tables.results_table(evidence).to_csv(index=False))
-    _write(paths.arms, pd.DataFrame(context["arms"]).to_csv(index=False))
-    _write(paths.figures, figures.to_json(_panels(context)))
+    pages.write(paths.html, pages.html("report.html.jinja", context, _panels(context)))
+    pages.write(paths.markdown, _render_markdown(context))
+    pages.write(paths.csv, tables.results_table(evidence).to_csv(index=False))
+    pages.write(paths.arms, pd.DataFrame(context["arms"]).to_csv(index=False))
+    pages.write(paths.figures, figures.to_json(_panels(context)))
     return paths
 
 
@@ -102,6 +101,19 @@ def contents(evidence: Evidence) -> dict[str, Any]:
         "fidelity": _rows(fidelity.fidelity_table(evidence)),
         "fidelity_panels": figures.fidelity(evidence),
         "account_colors": palette.ACCOUNT_COLORS,
+        **_tuning(evidence),
+    }
+
+
+def _tuning(evidence: Evidence) -> dict[str, Any]:
+    """Return what the studies found that arms of this ablation come from."""
+    studies = tuning.studies(evidence)
+    by_arm = {key: own for study in studies for key, own in panels_of(study).items()}
+    return {
+        "promoted": tuning.promoted(evidence),
+        "tuned": [arm for study in studies for arm in tuning.tuned_arms(study)],
+        "tuned_by_arm": by_arm,
+        "study_panels": [panel for own in by_arm.values() for panel in own],
     }
 
 
@@ -181,27 +193,9 @@ def _panels(context: dict[str, Any]) -> list[figures.Panel]:
     return [panel for key, value in context.items() if key.endswith("_panels") for panel in value]
 
 
-def _render_html(context: dict[str, Any]) -> str:
-    text = figures.to_json(_panels(context))
-    # In a script element only these could end it or start a comment.
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    environment = jinja2.Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["write"] = notation
-    page = environment.get_template("report.html.jinja")
-    return page.render(**context, specs=Markup(text), plotly=Markup(figures.library()))
-
-
 def _render_markdown(context: dict[str, Any]) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(pages.TEMPLATES),
         autoescape=False,  # Markdown has its own special characters: every value passes `finalize`
         finalize=escape_markdown,
         undefined=jinja2.StrictUndefined,
@@ -219,9 +213,3 @@ def escape_markdown(value: object) -> str:
     if isinstance(value, Markup):
         return value
     return _MARKDOWN.sub(r"\\\1", " ".join(str(value).split("\n")))
-
-
-def _write(path: Path, text: str) -> None:
-    """Put a file in place whole: a browser or a reader never sees half of it."""
-    with whole_file(path) as file:
-        file.write(text.encode())

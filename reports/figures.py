@@ -86,7 +86,7 @@ def _stack(arm: str, mean: pd.DataFrame, num_seeds: int, keys: dict[str, palette
     changes = ", ".join(f"{d} {start[d]:.0f}% to {end[d]:.0f}%" for d in mean)
     seeds = f"mean over {num_seeds} seed{'' if num_seeds == 1 else 's'}"
     alt = f"Domain weights of {arm}, {seeds}, from start to end: {changes}."
-    return _panel(f"weights-{arm}", arm, alt, figure, 260)
+    return panel(f"weights-{arm}", arm, alt, figure, 260)
 
 
 def curves(evidence: Evidence) -> list[Panel]:
@@ -173,7 +173,7 @@ def _curve(identity: str, title: str, series: pd.Series, keys: dict[str, palette
     figure.update_xaxes(title_text="training tokens")
     figure.update_yaxes(tickformat=".2f", nticks=6)
     alt = f"Held-out bits per byte against training tokens, {title}. At the end: {', '.join(ends)}."
-    return _panel(identity, title, alt, figure, 250)
+    return panel(identity, title, alt, figure, 250)
 
 
 def differences(evidence: Evidence) -> list[Panel]:
@@ -193,7 +193,7 @@ def differences(evidence: Evidence) -> list[Panel]:
     _name_rows(figure, [arm for arm, (pair, _) in judged.items() if pair])
     figure.update_xaxes(title_text="← better      worse →", zeroline=True, tickformat="+.2f")
     alt = f"Paired differences to {evidence.header['baseline']}: {'; '.join(words)}."
-    return [_panel("differences", "", alt, figure, 90 + 46 * len(words))]
+    return [panel("differences", "", alt, figure, 90 + 46 * len(words))]
 
 
 def _difference_row(
@@ -260,7 +260,7 @@ def overhead(evidence: Evidence) -> list[Panel]:
             for row in table.itertuples()
         ]
         alt = f"{title} per run, mean over seeds: {'; '.join(parts)}."
-        panels.append(_panel(f"overhead-{unit}", title, alt, figure, 80 + 40 * len(table)))
+        panels.append(panel(f"overhead-{unit}", title, alt, figure, 80 + 40 * len(table)))
     return panels
 
 
@@ -294,7 +294,7 @@ def fidelity(evidence: Evidence) -> list[Panel]:
     figure.update_xaxes(title_text="step", rangemode="tozero")
     figure.update_yaxes(range=[min(-0.05, 1.1 * found["spearman"].min()), 1.05], zeroline=True)
     alt = f"Rank correlation of row scores with the exact influence, mean: {', '.join(words)}."
-    return [_panel("fidelity", "Rank correlation with the exact influence", alt, figure, 250)]
+    return [panel("fidelity", "Rank correlation with the exact influence", alt, figure, 250)]
 
 
 def _name_rows(figure: go.Figure, arms: list[str]) -> None:
@@ -309,7 +309,8 @@ def _name_rows(figure: go.Figure, arms: list[str]) -> None:
     )
 
 
-def _panel(identity: str, title: str, alt: str, figure: go.Figure, height: int) -> Panel:
+def panel(identity: str, title: str, alt: str, figure: go.Figure, height: int) -> Panel:
+    """Return a figure as a panel: without colors of its own paper, still under a finger."""
     figure.update_layout(
         template="none",
         showlegend=False,

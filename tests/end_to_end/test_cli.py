@@ -205,6 +205,17 @@ RECORDS = {
         "num_bytes": int,
         "seconds": NUMBER,
     },
+    "documents": {
+        "kind": str,
+        "step": int,
+        "tokens": int,
+        "split": str,
+        "domain": str,
+        "documents": list,
+        "nats": list,
+        "bytes": list,
+        "seconds": NUMBER,
+    },
     "note": {"kind": str, "step": int, "name": str, "values": dict, "seconds": NUMBER},
 }
 CELL = {
@@ -226,6 +237,7 @@ def test_a_run_reports_every_cell_and_writes_a_report(finished: Finished) -> Non
     assert "report: new/out/report/tiny/report.html" in finished.stdout
     assert "\x1b" not in finished.stdout
     assert {path.name for path in report.iterdir()} == {
+        "arms.csv",
         "figures.json",
         "report.html",
         "report.md",
@@ -278,6 +290,24 @@ def test_a_main_run_is_evaluated_at_0_every_4_and_the_end(finished: Finished) ->
     for label in ARMS:
         records = finished.out.main(label, 0, "eval")
         assert [(r["step"], r["split"], r["domain"]) for r in records] == expected
+
+
+def test_the_last_evaluation_is_kept_by_document_and_adds_up(finished: Finished) -> None:
+    """Every arm and seed has the same documents, which is what lets a report pair them."""
+    kept = set()
+
+    for label in ARMS:
+        records = finished.out.main(label, 0, "documents")
+        last = finished.out.main(label, 0, "eval")[-3:]
+        assert [(r["step"], r["split"], r["domain"]) for r in records] == [
+            (12, "heldout", domain) for domain in "abc"
+        ]
+        for record, evaluated in zip(records, last, strict=True):
+            nats = evaluated["nats_per_token"] * evaluated["num_tokens"]
+            assert sum(record["nats"]) == pytest.approx(nats, rel=1e-5)
+            assert sum(record["bytes"]) == evaluated["num_bytes"]
+        kept.add(json.dumps([(r["documents"], r["bytes"]) for r in records]))
+    assert len(kept) == 1
 
 
 def test_the_influence_arm_notes_its_refreshes(finished: Finished) -> None:
@@ -621,3 +651,28 @@ def test_a_full_disk_is_told_in_one_line(finished: Finished, tmp_path: Path) -> 
 
     assert result.returncode == 1
     assert re.fullmatch(r"steelyard: \[Errno 27\] File too large.*\n", result.stderr)
+
+
+def test_compare_sets_two_results_side_by_side(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(finished.out.folder)
+
+    assert cli.main(["compare", folder, f"{folder}/report/tiny"]) == 0
+
+    told = capsys.readouterr().out
+    assert "influence" in told
+    assert "the specs are the same" in told
+    assert cli.main(["compare", folder, "no/such/folder"]) == 2
+    assert capsys.readouterr().err.startswith("steelyard: no/such/folder: is no folder and no")
+
+
+def test_a_watched_report_of_a_finished_ablation_is_written_once(
+    finished: Finished, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = copied(finished, tmp_path).folder
+
+    assert cli.main(["report", str(folder), "--watch"]) == 0
+    assert "12 of 12 runs finished" in capsys.readouterr().out
+    assert cli.main(["report", str(folder), "--watch", "--every=0"]) == 2
+    assert "--every: must be above 0 seconds" in capsys.readouterr().err
