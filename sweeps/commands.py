@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import sys
@@ -104,13 +105,14 @@ def _run(study: Study, command: Any, console: Console) -> int:
     job = Job(study.path, command.out, storage_url(command), beat, command.grace)
     with display:
         completed = Crew(study, job, display.hear, display.say).work(_num_workers(study, command))
-    path = _record(study, command, storage)
+    _record(study, command, storage)
     _show(study, storage, console)
-    console.print(f"findings: {path}", soft_wrap=True, highlight=False)
+    _draw(study, command, console)
     if not completed:
         console.print("stopped; the same command goes on from what is saved")
         return 130
-    return 0
+    done = [tables.counted(rows(load(study, arm, storage))) for arm in study.asked.arms]
+    return 0 if all(counts["complete"] for counts in done) else 1
 
 
 def _num_workers(study: Study, command: Any) -> int:
@@ -129,7 +131,15 @@ def _best(study: Study, command: Any, console: Console) -> int:
     storage = _open(command)
     _record(study, command, storage)
     _show(study, storage, console)
+    _draw(study, command, console)
     return 0
+
+
+def _draw(study: Study, command: Any, console: Console) -> None:
+    """Write the study's page; reports are resolved by name, as at the command line's edge."""
+    page = importlib.import_module("reports.study_page")
+    path = page.write(command.out, study.asked.name)
+    console.print(f"report: {path}", soft_wrap=True, highlight=False)
 
 
 def _show(study: Study, storage: Any, console: Console) -> None:

@@ -124,7 +124,7 @@ class Crew:
         cause = f"exit code {process.exitcode}"
         if process.exitcode < 0:
             cause = f"killed by {signal.Signals(-process.exitcode).name}"
-        self.say(f"worker {process.pid} ended: {cause}; its trial will be tried again")
+        self.say(f"worker {process.pid} ended: {cause}; what it was at will be tried again")
         if not self._stop.value:
             self._hire()
         return 1

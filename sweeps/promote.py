@@ -90,7 +90,7 @@ def _provenance(study: Study, arm: str, row: Row, storage: str) -> dict[str, Any
         "trials": study.asked.trials,
         "tuning_loss": row.values[0],
         "seeds": list(study.asked.seeds),
-        "run_ids": row.facts["run_ids"],
+        "run_ids": row.facts.get("run_ids", []),  # none of a trial that was told by hand
         "storage": storage,
         "commit": f"{commit or 'unknown'}{' (changed)' if dirty else ''}",
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ from sweeps.space import Choice, IntRange, Parameter, Value
 from sweeps.storage import requeue
 from sweeps.studyfile import Study
 
-SLOT, REASON = "slot", "reason"  # user attributes of trials
+SLOT, REASON, WORKER = "slot", "reason", "worker"  # user attributes of trials
 ASKED = "asked"  # user attribute of a study: what its file said
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -199,8 +200,12 @@ def num_waiting(found: optuna.Study) -> int:
 
 
 def num_running(found: optuna.Study) -> int:
-    """Return the trials that a worker is at, or was at when it died."""
-    return len(found.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    """Return the trials that a worker of ours is at, or was at when it died.
+
+    One that `optuna ask` has given to somebody else may never be told, and is not waited for.
+    """
+    running = found.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return sum(WORKER in trial.user_attrs for trial in running)
 
 
 def rows(found: optuna.Study) -> list[Row]:
@@ -240,7 +245,18 @@ def importances(found: optuna.Study, target: int = 0) -> dict[str, dict[str, flo
         "fanova": optuna.importance.FanovaImportanceEvaluator(seed=0),
         "ped_anova": optuna.importance.PedAnovaImportanceEvaluator(),
     }
-    objective: Callable[[FrozenTrial], float] = lambda trial: trial.values[target]  # noqa: E731
+
+    def objective(trial: FrozenTrial) -> float:
+        return float(trial.values[target])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PED-ANOVA reminds that low values are what it looks at
+        return _shares(found, kinds, objective)
+
+
+def _shares(
+    found: optuna.Study, kinds: dict[str, Any], objective: Callable[[FrozenTrial], float]
+) -> dict[str, dict[str, float]]:
     return {
         name: {
             parameter: float(share)

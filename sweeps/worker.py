@@ -7,7 +7,9 @@ workers share no folder, the trial that Optuna makes up instead has no slot, and
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from sweeps.storage import BEAT_SECONDS, GRACE_SECONDS, Reaper, open_storage, pu
 from sweeps.study import (
     REASON,
     SLOT,
+    WORKER,
     load,
     num_evaluations,
     num_running,
@@ -109,6 +112,7 @@ class Worker:
         if SLOT not in trial.user_attrs:
             trial.set_user_attr(REASON, "no slot was left")
             raise FailedTrialError("no slot was left")
+        trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
         self.tell(Event("took", arm, trial.number))
         with pulse(trial, storage, self.beat):
             try:
@@ -152,8 +156,12 @@ class Worker:
                 trial.set_constraint("overhead", result.overhead_share - asked.max_overhead)
         except InterruptedRunError:
             raise StoppedError from None
+        except (StoppedError, PrunedRunError):
+            raise
         except (SpecError, RunFailedError) as error:
             raise FailedTrialError(str(error)) from None
+        except Exception as error:  # one trial's trouble, such as memory, is not the study's end
+            raise FailedTrialError(f"{type(error).__name__}: {error}") from error
         return (result.loss, result.overhead_seconds) if asked.overhead else (result.loss,)
 
     def _order(self, trial: optuna.Trial) -> list[int]:

@@ -1,0 +1,171 @@
+"""Storages: what is opened, and what becomes of the trial of a worker that has died."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from harness.errors import SpecError
+from sweeps.storage import MAX_RETRIES, PULSE, Reaper, open_storage, pulse, requeue
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Any:
+    return open_storage(f"journal:{tmp_path / 'log'}")
+
+
+def made(storage: Any) -> optuna.Study:
+    study = optuna.create_study(study_name="s", storage=storage)
+    study.enqueue_trial({}, user_attrs={"slot": 0})
+    return study
+
+
+def test_a_trial_whose_pulse_stands_still_is_failed_and_queued_again_as_it_was(
+    journal: Any,
+) -> None:
+    study = made(journal)
+    trial = study.ask()
+    x = trial.suggest_float("x", 0, 1)
+    trial.set_user_attr(PULSE, 3)
+    reaper = Reaper(journal, grace=0.2)
+
+    assert reaper.reap(study) == []  # seen for the first time: it may be alive
+    time.sleep(0.3)
+    assert reaper.reap(study) == [0]
+
+    dead, again = study.trials
+    assert dead.state == TrialState.FAIL
+    assert again.state == TrialState.WAITING
+    assert again.params == {"x": x}
+    assert again.user_attrs["slot"] == 0
+    assert study.ask().suggest_float("x", 0, 1) == x
+
+
+def test_a_trial_whose_pulse_beats_is_left_alone(journal: Any) -> None:
+    study = made(journal)
+    trial = study.ask()
+    reaper = Reaper(journal, grace=0.5)
+
+    with pulse(trial, journal, beat=0.05):
+        for _ in range(8):
+            assert reaper.reap(study) == []
+            time.sleep(0.15)
+
+    assert study.trials[0].state == TrialState.RUNNING
+
+
+def test_a_clock_of_another_machine_plays_no_part(journal: Any) -> None:
+    """A pulse is a count that changes or does not, never a time."""
+    study = made(journal)
+    with pulse(study.ask(), journal, beat=60):
+        time.sleep(0.1)
+
+    assert study.trials[0].user_attrs[PULSE] == 0
+
+
+def test_two_reapers_queue_a_dead_trial_once(journal: Any, tmp_path: Path) -> None:
+    study = made(journal)
+    study.ask()
+    other = open_storage(f"journal:{tmp_path / 'log'}")
+    same = optuna.load_study(study_name="s", storage=other)
+    reapers = [(Reaper(journal, grace=0.1), study), (Reaper(other, grace=0.1), same)]
+    for reaper, seen in reapers:
+        reaper.reap(seen)
+    time.sleep(0.2)
+
+    found = [reaper.reap(seen) for reaper, seen in reapers]
+
+    assert sorted(found) == [[], [0]]
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_trial_that_kills_every_worker_is_given_up(journal: Any) -> None:
+    study = made(journal)
+    for _ in range(MAX_RETRIES + 1):
+        study.ask()
+        reaper = Reaper(journal, grace=0.05)
+        reaper.reap(study)
+        time.sleep(0.1)
+        reaper.reap(study)
+
+    assert [t.state for t in study.trials] == [TrialState.FAIL] * (MAX_RETRIES + 1)
+
+
+def test_a_worker_that_was_believed_dead_cannot_finish_the_trial_again(journal: Any) -> None:
+    study = made(journal)
+    trial = study.ask()
+    reaper = Reaper(journal, grace=0.05)
+    reaper.reap(study)
+    time.sleep(0.1)
+    reaper.reap(study)
+
+    with pytest.raises((ValueError, optuna.exceptions.UpdateFinishedTrialError)):
+        study.tell(trial, 1.0)
+
+
+def test_a_stopped_trial_does_not_count_as_a_death(journal: Any) -> None:
+    study = made(journal)
+    for _ in range(MAX_RETRIES + 3):
+        trial = study.ask()
+        requeue(study, study.trials[trial.number])
+        study.tell(trial, state=TrialState.FAIL)
+
+    assert study.trials[-1].state == TrialState.WAITING
+
+
+def test_a_database_retries_by_its_own_heartbeat(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 's.db'}", beat=1, grace=2)
+    study = made(storage)
+
+    class Killed(BaseException):
+        """Ends the process, as far as Optuna can see."""
+
+    def die(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0, 1)
+        raise Killed
+
+    with pytest.raises(Killed):
+        study.optimize(die, n_trials=1)
+    reaper = Reaper(storage)
+    assert reaper.reap(study) == []
+    time.sleep(3.5)
+
+    assert reaper.reap(study) == [0]
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_proxy_in_front_of_a_database_serves_and_keeps_a_pulse(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    behind = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 's.db'}")
+    serve = optuna.storages.run_grpc_proxy_server
+    threading.Thread(
+        target=serve, args=(behind,), kwargs={"host": "127.0.0.1", "port": port}, daemon=True
+    ).start()
+
+    storage = open_storage(f"grpc://127.0.0.1:{port}")
+    study = made(storage)
+    with pulse(study.ask(), storage, beat=0.05):
+        time.sleep(0.3)
+
+    assert study.trials[0].user_attrs[PULSE] > 0
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "sqlite:////no/such/folder/s.db", "grpc://here", "mysql+nodriver://x/y"]
+)
+def test_what_cannot_be_opened_is_one_line(url: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        open_storage(url)
+
+    line = str(refused.value)
+    assert line.startswith(f"--storage: {url!r} cannot be opened: ")
+    assert "\n" not in line

@@ -1,0 +1,173 @@
+"""Optuna's side of a study: slots, what may change, and what is drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    json_to_distribution,
+)
+from optuna.trial import TrialState
+
+from harness.errors import SpecError
+from sweeps.space import Choice, FloatRange, IntRange
+from sweeps.study import (
+    create,
+    distribution,
+    importances,
+    load,
+    num_waiting,
+    retry_failed,
+    rows,
+    search_space_json,
+    suggest,
+)
+
+from .tiny_study import STUDY, tiny_study
+
+
+def storage() -> optuna.storages.InMemoryStorage:
+    return optuna.storages.InMemoryStorage()
+
+
+def test_parameters_become_optunas_distributions() -> None:
+    assert distribution(IntRange(low=2, high=9, log=True)) == IntDistribution(2, 9, log=True)
+    assert distribution(IntRange(low=2, high=8, step=3)) == IntDistribution(2, 8, step=3)
+    assert distribution(FloatRange(low=0.5, high=2.0)) == FloatDistribution(0.5, 2.0)
+    assert distribution(Choice(values=("a", "b"))) == CategoricalDistribution(("a", "b"))
+
+
+def test_every_arm_has_as_many_slots_as_another_and_the_first_is_the_specs_own(
+    tmp_path: Path,
+) -> None:
+    study, held = tiny_study(tmp_path), storage()
+
+    create(study, held)
+
+    for arm in ("influence", "uniform"):
+        found = load(study, arm, held)
+        assert num_waiting(found) == 3
+        assert [row.slot for row in rows(found)] == [0, 1, 2]
+    first = load(study, "influence", held).ask()
+    assert suggest(first, study.parameters("influence")) == study.defaults("influence")
+
+
+def test_making_a_study_twice_changes_nothing_and_more_trials_are_added(tmp_path: Path) -> None:
+    held = storage()
+    create(tiny_study(tmp_path / "a"), held)
+    create(tiny_study(tmp_path / "a"), held)
+    assert len(rows(load(tiny_study(tmp_path / "a"), "influence", held))) == 3
+
+    more = tiny_study(tmp_path / "b", head=STUDY.replace("trials = 3", "trials = 5"))
+    create(more, held)
+
+    assert [row.slot for row in rows(load(more, "influence", held))] == [0, 1, 2, 3, 4]
+
+
+CHANGED = {
+    "seeds": STUDY.replace("101", "102"),
+    "objective": STUDY + 'objective = "mean"\n',
+    "sampler": STUDY + 'sampler = "random"\n',
+    "trials": STUDY.replace("trials = 3", "trials = 2"),
+}
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_another_study_under_an_old_name_is_refused(key: str, tmp_path: Path) -> None:
+    held = storage()
+    create(tiny_study(tmp_path / "a"), held)
+
+    with pytest.raises(SpecError, match=key):
+        create(tiny_study(tmp_path / "b", head=CHANGED[key]), held)
+
+
+def test_another_space_under_an_old_name_is_refused(tmp_path: Path) -> None:
+    from .tiny_study import SPACES
+
+    held = storage()
+    create(tiny_study(tmp_path / "a"), held)
+    wider = SPACES["influence"].replace("high = 8", "high = 9")
+
+    with pytest.raises(SpecError, match="differs in space"):
+        create(tiny_study(tmp_path / "b", influence=wider), held)
+
+
+def test_a_study_that_was_never_made_says_how(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"holds no study 'small\.influence'; make it by"):
+        load(tiny_study(tmp_path), "influence", storage())
+
+
+def test_a_worker_that_begins_anew_draws_what_it_has_not_drawn(tmp_path: Path) -> None:
+    """Had the sampler one seed, a resumed study would try its first points again."""
+    study, held = tiny_study(tmp_path), storage()
+    create(study, held)
+    drawn = []
+    for _ in range(3):
+        found = load(study, "uniform", held)
+        trial = found.ask()
+        drawn.append(tuple(suggest(trial, study.parameters("uniform")).values()))
+        found.tell(trial, 1.0)
+
+    assert len(set(drawn)) == 3
+
+
+def test_failed_slots_are_queued_again_with_their_settings_and_once(tmp_path: Path) -> None:
+    study, held = tiny_study(tmp_path), storage()
+    create(study, held)
+    found = load(study, "uniform", held)
+    trial = found.ask()
+    settings = suggest(trial, study.parameters("uniform"))
+    found.tell(trial, state=TrialState.FAIL)
+
+    assert retry_failed(found) == 1
+    assert retry_failed(found) == 0  # it waits already
+
+    again = found.trials[-1]
+    assert again.params == settings
+    assert again.user_attrs["slot"] == 0
+
+
+def test_the_search_space_is_what_optuna_ask_takes(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path)
+
+    found = json.loads(search_space_json(study, "influence"))
+
+    assert {name: json_to_distribution(json.dumps(d)) for name, d in found.items()} == {
+        "settings.every": IntDistribution(2, 8),
+        "settings.temperature": FloatDistribution(0.1, 10.0, log=True),
+        "settings.estimator.difference": CategoricalDistribution(("one_sided", "central")),
+    }
+
+
+def test_importances_find_the_parameter_that_matters(tmp_path: Path) -> None:
+    """A planted objective of the temperature alone."""
+    study, held = tiny_study(tmp_path, head=STUDY.replace("trials = 3", "trials = 40")), storage()
+    create(study, held)
+    found = load(study, "influence", held)
+    assert importances(found) == {}
+    for _ in range(40):
+        trial = found.ask()
+        settings = suggest(trial, study.parameters("influence"))
+        found.tell(trial, float(settings["settings.temperature"]))
+
+    shares = importances(found)
+
+    assert set(shares) == {"fanova", "ped_anova"}
+    assert shares["fanova"]["settings.temperature"] > 0.8  # of forests, which are no formula
+    assert max(shares["ped_anova"], key=lambda n: shares["ped_anova"][n]) == "settings.temperature"
+
+
+def test_two_objectives_make_a_study_of_two(tmp_path: Path) -> None:
+    study, held = tiny_study(tmp_path, head=STUDY + "overhead = true\n"), storage()
+
+    create(study, held)
+
+    found = load(study, "influence", held)
+    assert len(found.directions) == 2
+    assert found.metric_names == ["tuning loss (target)", "overhead seconds"]
