@@ -13,16 +13,22 @@ Arm = Annotated[str, *positional("ARM")]
 
 
 @dataclass(frozen=True)
-class _OnStudy:
-    """What every command on a study takes."""
+class _OfStudy:
+    """What names a study and where Optuna has it."""
 
     study: StudyPath
     """The study, a TOML file such as sweeps/studies/rebalancing.toml."""
-    out: Path = Path("runs")
-    """Folder of runs and corpora; it can be shared by many studies and ablations."""
     storage: str | None = None
     """Where Optuna keeps the study: sqlite:///FILE, postgresql://..., journal:FILE on a shared
     disk, or grpc://HOST:PORT. By default OPTUNA_STORAGE, else OUT/studies.db."""
+
+
+@dataclass(frozen=True)
+class _OnStudy(_OfStudy):
+    """What every command on a study takes but the one that an agent calls."""
+
+    out: Path = Path("runs")
+    """Folder of runs and corpora; it can be shared by many studies and ablations."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +101,23 @@ class StudyPromote(_OnStudy):
 
 
 @dataclass(frozen=True)
-class StudyTrial(_OnStudy):
+class StudyTrial(_OfStudy):
     """Carry out one trial of an arm at given settings, and print its result as JSON.
 
     What `wandb agent` calls, and what a loop of `optuna ask` and `optuna tell` needs. Settings are
-    options: --settings.every=20
+    options, one for each parameter of the arm's space; progress goes to standard error.
 
-    Example: steelyard study trial sweeps/studies/rebalancing.toml influence --settings.every=20
+    Example: steelyard study trial sweeps/studies/methods.toml temperature --settings.tau=5
     """
 
     arm: Arm = ""
     """Which arm."""
     params: str | None = None
-    """All settings as one JSON object, as `optuna ask` prints them."""
+    """All settings as one JSON object, as `optuna ask` prints them, in place of options."""
+    out: Path | None = None
+    """Folder of runs and corpora; by default STEELYARD_OUT, else runs."""
+    number: int | None = None
+    """The trial's number, as `optuna ask` prints it: what it cost is then stored with it."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,8 @@ class StudySpace(_OnStudy):
 class SweepWrite:
     """Write a study's arms as W&B sweep files, for `wandb sweep` and `wandb agent`.
 
+    The files name the study by its path from here: agents are to be started here too.
+
     Example: steelyard sweep write sweeps/studies/rebalancing.toml --to sweeps/wandb
     """
 
@@ -138,7 +150,8 @@ class SweepWrite:
 class SweepLocal:
     """Run a W&B sweep file without a server: Optuna draws, runs are logged offline.
 
-    Grid, random and bayes (as TPE), hyperband as a pruner; `wandb sync` uploads the runs later.
+    Grid, random and bayes (as TPE), hyperband as a pruner; `wandb sync` uploads the runs later. The
+    same command goes on where one was stopped.
 
     Example: steelyard sweep local sweeps/wandb/rebalancing.influence.yaml --runs 8
     """
@@ -146,9 +159,9 @@ class SweepLocal:
     file: Annotated[Path, *positional("FILE")]
     """The sweep, a YAML file as `wandb sweep` takes it."""
     out: Path = Path("runs")
-    """Folder of the offline W&B runs."""
+    """Folder of the offline W&B runs, and of what Optuna knows of them: OUT/studies.db."""
     runs: int | None = None
-    """Most runs, where the file has no run_cap; a grid ends by itself."""
+    """Most runs, in place of the file's run_cap; a grid ends by itself."""
     seed: int = 0
     """Of what is drawn."""
 

@@ -18,7 +18,7 @@ from harness.errors import SpecError
 from harness.preflight import make_writable
 from harness.resolve import num_cores, resolve
 from sweeps import findings, tables
-from sweeps.storage import open_storage
+from sweeps.storage import open_storage, without_password
 from sweeps.study import create, importances, load, retry_failed, rows
 from sweeps.studyfile import FindMethod, Study, load_study
 from sweeps.trial import Bench
@@ -59,7 +59,13 @@ def storage_url(command: Any) -> str:
     return command.storage or os.environ.get("OPTUNA_STORAGE") or default
 
 
-def _open(command: Any) -> Any:
+def public_url(command: Any) -> str:
+    """Return where Optuna's studies lie, as files and terminals may say it."""
+    return without_password(storage_url(command))
+
+
+def open_existing(command: Any) -> Any:
+    """Return the storage; SpecError where nobody has made it yet."""
     url = storage_url(command)
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         fix = f"steelyard study create {command.study} --out {command.out}"
@@ -83,7 +89,7 @@ def _create(study: Study, command: Any, console: Console) -> int:
     seeds = f"{len(asked.seeds)} seed{'' if len(asked.seeds) == 1 else 's'}"
     console.print(f"{asked.trials} trials of each of {arms}, {seeds} each", highlight=False)
     for arm in asked.arms:
-        shown = f"optuna trials --storage {storage_url(command)} --study-name"
+        shown = f"optuna trials --storage {public_url(command)} --study-name"
         console.print(f"{shown} {study.optuna_name(arm)}", soft_wrap=True, highlight=False)
     if asked.overhead:
         console.print("two objectives: a front instead of one best, and no pruning", style="dim")
@@ -122,13 +128,13 @@ def _num_workers(study: Study, command: Any) -> int:
 
 
 def _status(study: Study, command: Any, console: Console) -> int:
-    storage = _open(command)
+    storage = open_existing(command)
     console.print(tables.status({arm: rows(load(study, arm, storage)) for arm in study.asked.arms}))
     return 0
 
 
 def _best(study: Study, command: Any, console: Console) -> int:
-    storage = _open(command)
+    storage = open_existing(command)
     _record(study, command, storage)
     _show(study, storage, console)
     _draw(study, command, console)
@@ -150,7 +156,7 @@ def _show(study: Study, storage: Any, console: Console) -> None:
 
 
 def _retry(study: Study, command: Any, console: Console) -> int:
-    storage = _open(command)
+    storage = open_existing(command)
     for arm in study.asked.arms:
         number = retry_failed(load(study, arm, storage))
         console.print(f"{arm}: {number} failed trial{'' if number == 1 else 's'} queued again")
@@ -160,10 +166,10 @@ def _retry(study: Study, command: Any, console: Console) -> int:
 def _promote(study: Study, command: Any, console: Console) -> int:
     from sweeps.promote import promote
 
-    storage = _open(command)
+    storage = open_existing(command)
     found = {arm: rows(load(study, arm, storage)) for arm in study.asked.arms}
     _record(study, command, storage)
-    for line in promote(study, found, command, storage_url(command)):
+    for line in promote(study, found, command, public_url(command)):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return 0
 
@@ -184,5 +190,7 @@ def _record(study: Study, command: Any, storage: Any) -> Path:
     for arm in study.asked.arms:
         found = load(study, arm, storage)
         arms[arm] = findings.of_arm(study, arm, rows(found), importances(found))
-    said = shlex.join(["steelyard", *sys.argv[1:]])
-    return findings.write(study, command.out, arms, storage_url(command), said)
+    said = shlex.join(["steelyard", *sys.argv[1:]]).replace(
+        storage_url(command), public_url(command)
+    )
+    return findings.write(study, command.out, arms, public_url(command), said)

@@ -146,13 +146,14 @@ def validated(cls: type[T], raw: Any, where: str) -> T:
 
 def _line(problem: Any, where: str) -> str:
     place = ".".join(str(part) for part in problem["loc"] if part not in ("int", "float", "choice"))
+    at = f"{where}: {place}" if place else where  # what is said of the whole names its own place
     kind, said = problem["type"], problem["msg"].removeprefix("Value error, ")
     if kind in ("missing", "missing_keyword_only_argument"):
-        return f"{where}: {place}: is missing; add it"
+        return f"{at}: is missing; add it"
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{where}: {place}: unknown key; remove it"
+        return f"{at}: unknown key; remove it"
     given = "" if kind == "value_error" else f", got {problem['input']!r:.60}"
-    return f"{where}: {place}: {said[0].lower()}{said[1:]}{given}"
+    return f"{at}: {said[0].lower()}{said[1:]}{given}"
 
 
 def nested(changes: Mapping[str, Value]) -> dict[str, Any]:

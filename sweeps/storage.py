@@ -12,6 +12,7 @@ still changes, by its own clock alone, since clocks of two machines differ.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import warnings
@@ -52,9 +53,16 @@ def open_storage(url: str, beat: int = BEAT_SECONDS, grace: int = GRACE_SECONDS)
             heartbeat_stale_trial_callback=_retry,
         )
     except Exception as error:  # of SQLAlchemy, of a driver that is not installed, of grpc
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        told = error.__cause__ or error  # such as the name of the driver that is not installed
+        reason = next(iter(str(told).splitlines()), type(told).__name__)
         known = "sqlite:///FILE, postgresql://..., journal:FILE or grpc://HOST:PORT"
-        raise SpecError(f"--storage: {url!r} cannot be opened: {reason}; give {known}") from None
+        shown = without_password(url)
+        raise SpecError(f"--storage: {shown!r} cannot be opened: {reason}; give {known}") from None
+
+
+def without_password(url: str) -> str:
+    """Return a storage's URL with its password, if it has one, as three stars."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
 def _answering(proxy: Any) -> Any:

@@ -74,3 +74,18 @@ def _front(arm: str, trials: list[dict[str, Any]]) -> RenderableType:
 def shown(value: Any) -> str:
     """Return a setting's value, numbers to three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def runs(name: str, metric: str, found: list[dict[str, Any]], goal: str) -> Table:
+    """Return the runs of a sweep without a server, best first, those without a value last."""
+    sign = 1.0 if goal == "minimize" else -1.0
+    key = lambda row: (row["value"] is None, sign * (row["value"] or 0.0))  # noqa: E731
+    names = list(dict.fromkeys(n for row in found for n in row["params"]))
+    table = Table(title=f"runs of {name}, best first", title_justify="left")
+    for column in ("run", "state", metric, *(n.removeprefix("settings.") for n in names)):
+        table.add_column(column, justify="left" if column in ("run", "state") else "right")
+    for row in sorted(found, key=key):
+        value = "" if row["value"] is None else f"{row['value']:.4f}"
+        settings = [shown(row["params"].get(n, "")) for n in names]
+        table.add_row(row["run"], row["state"], value, *settings)
+    return table

@@ -20,6 +20,9 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+from tests.wandb_artifact_server import ArtifactOperations, ReceivedArtifact
+from tests.wandb_sweep_server import ReceivedSweep, SweepOperations
+
 KEY = "a" * 40
 ENTITY = "local"
 Json = dict[str, Any]
@@ -31,6 +34,7 @@ class ReceivedRun:
 
     name: str  # the SDK's run id
     project: str = ""
+    sweep: str | None = None
     group: str | None = None
     job_type: str | None = None
     display_name: str | None = None
@@ -43,19 +47,7 @@ class ReceivedRun:
     num_opened: int = 0
 
 
-@dataclass
-class ReceivedArtifact:
-    """What the server has of one version of an artifact."""
-
-    name: str
-    type: str
-    run: str
-    state: str = "PENDING"
-    manifest: Json = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)
-
-
-class WandbServer:
+class WandbServer(SweepOperations, ArtifactOperations):
     """Serves on a free port of 127.0.0.1 between `with WandbServer() as server` and its end."""
 
     def __init__(self, silent_after: str | None = None) -> None:
@@ -65,6 +57,8 @@ class WandbServer:
         """
         self.runs: dict[str, ReceivedRun] = {}
         self.artifacts: list[ReceivedArtifact] = []
+        self.sweeps: dict[str, ReceivedSweep] = {}
+        self.stop_asked: set[str] = set()
         self.operations: list[str] = []
         """Names of the operations asked for, in order."""
         self.unknown: list[str] = []
@@ -167,6 +161,7 @@ class WandbServer:
         run = self._run(asked.get("name") or asked["id"])
         run.num_opened += 1
         run.project = asked.get("project") or run.project
+        run.sweep = asked.get("sweep") or run.sweep
         run.group = asked.get("groupName") or run.group
         run.job_type = asked.get("jobType") or run.job_type
         run.display_name = asked.get("displayName") or run.display_name
@@ -211,39 +206,6 @@ class WandbServer:
             for name in asked["files"]
         ]
         return {"createRunFiles": {"runID": asked["run"], "uploadHeaders": [], "files": files}}
-
-    def _on_CreateArtifact(self, asked: Json) -> Json:
-        given, number = asked["input"], str(len(self.artifacts))
-        name = given["artifactCollectionName"]
-        self.artifacts.append(ReceivedArtifact(name, given["artifactTypeName"], given["runName"]))
-        sequence = {"latestArtifact": None}
-        artifact = {"id": number, "state": "PENDING", "artifactSequence": sequence}
-        return {"createArtifact": {"artifact": artifact}}
-
-    def _on_CreateArtifactManifest(self, asked: Json) -> Json:
-        number = asked["artifactID"]
-        file = {"id": number, "uploadUrl": f"{self.url}/manifests/{number}", "uploadHeaders": []}
-        manifest = {"id": number, "file": file if asked["includeUpload"] else {"id": number}}
-        return {"createArtifactManifest": {"artifactManifest": manifest}}
-
-    def _on_CreateArtifactFiles(self, asked: Json) -> Json:
-        edges = []
-        for file in asked["input"]["artifactFiles"]:
-            path = f"{file['artifactID']}/{file['name']}"
-            node = {
-                "storagePath": path,
-                "uploadUrl": f"{self.url}/artifact-files/{path}",
-                "uploadHeaders": [],
-                "uploadMultipartUrls": None,
-                "artifact": {"id": file["artifactID"]},
-            }
-            edges.append({"node": node})
-        return {"createArtifactFiles": {"files": {"edges": edges}}}
-
-    def _on_CommitArtifact(self, asked: Json) -> Json:
-        artifact = self.artifacts[int(asked["artifactID"])]
-        artifact.state = "COMMITTED"
-        return {"commitArtifact": {"artifact": {"id": asked["artifactID"], "digest": ""}}}
 
 
 _VIEWER = {"id": "u", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
@@ -291,7 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         answer = self.owner.answer(self.path, body)
         if answer is None:
-            self._send(400, {"errors": [{"message": "not known to the tests' server"}]})
+            message = f"not known to the tests' server: {self.owner.unknown[-1]}"
+            self._send(400, {"errors": [{"message": message}]})
         else:
             self._send(200, answer)
 

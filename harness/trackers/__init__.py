@@ -6,6 +6,7 @@ from harness.trackers.mirror import Mirror, Tracker, Warn
 from harness.trackers.opening import open_trackers
 from harness.trackers.publish import publish_report
 from harness.trackers.scalars import cost_scalars, flatten, is_auxiliary, run_name, scalars
+from harness.trackers.sweep_run import ROWS, AgentRun, open_agent_run, take_agent_run
 from harness.trackers.tensorboard import TensorBoardTracker
 from harness.trackers.wandb_mode import (
     UNREACHABLE,
@@ -16,7 +17,9 @@ from harness.trackers.wandb_mode import (
 from harness.trackers.weights_and_biases import WandbTracker
 
 __all__ = [
+    "ROWS",
     "UNREACHABLE",
+    "AgentRun",
     "Mirror",
     "TensorBoardTracker",
     "Tracker",
@@ -26,10 +29,12 @@ __all__ = [
     "cost_scalars",
     "flatten",
     "is_auxiliary",
+    "open_agent_run",
     "open_trackers",
     "publish_report",
     "resolve_wandb_mode",
     "run_name",
     "scalars",
     "settle_wandb_mode",
+    "take_agent_run",
 ]

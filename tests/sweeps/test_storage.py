@@ -13,7 +13,15 @@ import pytest
 from optuna.trial import TrialState
 
 from harness.errors import SpecError
-from sweeps.storage import MAX_RETRIES, PULSE, Reaper, open_storage, pulse, requeue
+from sweeps.storage import (
+    MAX_RETRIES,
+    PULSE,
+    Reaper,
+    open_storage,
+    pulse,
+    requeue,
+    without_password,
+)
 
 
 @pytest.fixture
@@ -169,3 +177,25 @@ def test_what_cannot_be_opened_is_one_line(url: str) -> None:
     line = str(refused.value)
     assert line.startswith(f"--storage: {url!r} cannot be opened: ")
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:se:cr/et@host:5432/base", "postgresql://me:***@host:5432/base"),
+        ("mysql+driver://me:secret@host/base", "mysql+driver://me:***@host/base"),
+        ("postgresql://me@host/base", "postgresql://me@host/base"),
+        ("sqlite:///runs/studies.db", "sqlite:///runs/studies.db"),
+        ("grpc://host:13000", "grpc://host:13000"),
+        ("journal:/shared/a@b.log", "journal:/shared/a@b.log"),
+    ],
+)
+def test_a_password_is_said_nowhere(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+def test_a_password_is_not_in_a_complaint_either() -> None:
+    with pytest.raises(SpecError) as refused:
+        open_storage("mysql+nodriver://me:secret@host/base")
+
+    assert "secret" not in str(refused.value)
