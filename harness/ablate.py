@@ -25,7 +25,7 @@ from harness.preflight import (
     open_mirror,
     settle_wandb,
 )
-from harness.resolve import num_cores, resolve
+from harness.resolve import num_fitting, resolve
 from harness.spec import Ablation, RunSpec
 from harness.trackers import UNREACHABLE, Mirror
 from harness.worker import Outcome, Progress, Site, Task
@@ -190,12 +190,10 @@ class _Work:
 
 
 def _num_workers(missing: list[Task], jobs: int | None) -> int:
-    """Return how many runs go at once: one on a GPU, on a CPU as many as have their threads."""
+    """Return how many runs go at once: as many as fit, unless `jobs` says."""
     if not missing:
         return 0
-    spec = missing[0].spec
-    fitting = 1 if spec.device == "cuda" else max(1, num_cores() // spec.threads)
-    return min(jobs or fitting, len(missing))
+    return min(jobs or num_fitting(missing[0].spec), len(missing))
 
 
 @contextmanager

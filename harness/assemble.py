@@ -39,8 +39,25 @@ def assemble(
     every: Checkpoint,
 ) -> Loop:
     """Return the loop of a run, ready to start or to resume."""
+    meter = Meter(spec.device)
+    view = build_view(spec, store, meter, open_model)
+    return Loop(
+        spec=spec,
+        stream=view.stream,
+        view=view,
+        evaluator=_evaluator(spec, store, view.row_flops, view.chunk_rows),
+        meter=meter,
+        watch=watch,
+        folder=folder,
+        every=every,
+        network=torch.compile(view.model) if spec.compile else view.model,  # type: ignore[arg-type]
+    )
+
+
+def build_view(spec: RunSpec, store: TokenStore, meter: Meter, open_model: OpenModel) -> RunView:
+    """Return the view of a run before its first step, with the untrained model."""
     prepare_torch(spec)
-    meter, tokens = Meter(spec.device), spec.batch.tokens
+    tokens = spec.batch.tokens
     model = build_model(spec.model, store.vocab_size, tokens, spec.seed).to(spec.device)
     row_flops = count_row_flops(spec.model, store.vocab_size, tokens)
     train, probe = (
@@ -51,7 +68,7 @@ def assemble(
     stream = Stream(train, probe, store.trained, store.domains, spec.data_seed, spec.device, hide)
     sizes = torch.tensor([float(len(train.streams[d])) for d in store.trained], dtype=torch.float64)
     chunk_rows = spec.batch.micro_rows or spec.batch.rows
-    view = RunView(
+    return RunView(
         stream=stream,
         model=model,
         optimizer=build_optimizer(model, spec.optimizer),
@@ -66,17 +83,6 @@ def assemble(
         chunk_rows=chunk_rows,
         precision=spec.precision,
         open_model=open_model,
-    )
-    return Loop(
-        spec=spec,
-        stream=stream,
-        view=view,
-        evaluator=_evaluator(spec, store, row_flops, chunk_rows),
-        meter=meter,
-        watch=watch,
-        folder=folder,
-        every=every,
-        network=torch.compile(model) if spec.compile else model,  # type: ignore[arg-type]
     )
 
 
@@ -134,6 +140,8 @@ def _evaluator(
     if spec.evaluation is None:
         return None
     splits = spec.evaluation.splits
+    # what a method has made of the probe set is asked only where results are compared
+    is_compared = "heldout" in splits
     return Evaluator(
         shelves={s: _shelf(store, s, store.domains, spec.batch.tokens) for s in splits},
         domains=store.domains,
@@ -145,4 +153,5 @@ def _evaluator(
         precision=spec.precision,
         corruption=corruption(spec, store),
         starts={s: {d: store.documents(d, s) for d in store.domains} for s in splits},
+        probe=_shelf(store, "probe", store.domains, spec.batch.tokens) if is_compared else None,
     )

@@ -97,7 +97,8 @@ def _of_group(group: str, arguments: list[str], console: Console) -> int:
         ours = [a for a in rest if a.startswith("--settings.")]
     command = parse(form, [a for a in rest if a not in ours], prog=prog)
     tuning = importlib.import_module("sweeps.commands")
-    return int(tuning.carry_out(command, ours, console, find_method))
+    words = ["steelyard", group, *arguments]
+    return int(tuning.carry_out(command, ours, words, console, find_method))
 
 
 def _with_overrides(form: type, arguments: list[str], prog: str) -> tuple[Any, list[str]]:

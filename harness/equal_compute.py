@@ -1,7 +1,7 @@
 """The baseline at a method's compute: longer by the steps that its overhead would have bought.
 
 At equal training tokens a method's overhead is free. So where the spec asks for it, the baseline is
-trained once more for each arm and seed whose overhead comes to a step or more, with the learning
+trained once more for each arm and seed whose overhead rounds to a step or more, with the learning
 rate stretched over its steps; operations decide how many, since seconds depend on the machine.
 """
 
@@ -61,4 +61,6 @@ def bought_steps(cell: dict[str, Any], runs: Path) -> int:
 
 def _task(baseline: str, spec: RunSpec, seed: int, num_steps: int) -> Task:
     label = f"{baseline}, {num_steps} steps"
-    return Task(label, seed, replace(spec, num_steps=num_steps, label=label))
+    # text that repeats is what more compute buys: no cap on it
+    longer = replace(spec, num_steps=num_steps, label=label, max_repetitions=None)
+    return Task(label, seed, longer)

@@ -3,9 +3,11 @@
 Bits per byte divide by the UTF-8 bytes of the targets that count, so that tokenizers compare. The
 end-of-text token of a BPE trained here is a target with no bytes: knowing where a document ends is
 part of predicting it. At the end of a run the losses are kept by document as well: documents are
-what a report resamples, since tokens of one are alike. Only the loop holds an evaluator, and no
-method can reach it; the one run without a loop's evaluator that is measured is a tuning plan's, on
-the tuning set alone.
+what a report resamples, since tokens of one are alike. The probe set, which a method may look at,
+is measured then too, by the referee and at its cost: a method that has fitted it lies further below
+held-out text there than others do. It is in nats alone, since a corpus keeps the bytes of tokens
+only where results are reported. Only the loop holds an evaluator, and no method can reach it; the
+one run without a loop's evaluator that is measured is a tuning plan's, on the tuning set alone.
 """
 
 from __future__ import annotations
@@ -89,6 +91,8 @@ class Evaluator:
     corruption: Corruption | None = None
     starts: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     """split -> domain -> where documents start in the stream; where it lacks one, none are kept."""
+    probe: Shelf | None = None
+    """What a method could look at; None where it is not to be measured."""
 
     def evaluate(
         self,
@@ -106,21 +110,33 @@ class Evaluator:
             for domain in self.domains:
                 starts = self.starts.get(split, {}).get(domain) if apart is not None else None
                 documents = None if starts is None else ByDocument(starts)
-                measured, flops = self._measure(model, split, domain, documents)
+                shelf = self.shelves[split]
+                measured, flops = self._measure(model, shelf, split, domain, documents)
                 meter.charge(account, flops, int(measured["num_tokens"]))
                 found.append({"split": split, "domain": domain, **measured})
                 if apart is not None and documents is not None:
                     apart.append({"split": split, "domain": domain, **documents.to_json()})
         return found
 
+    def evaluate_probe(self, model: nn.Module, meter: Meter) -> list[dict[str, Any]]:
+        """Return the loss on the probe set, one record for each domain; `eval` pays."""
+        if self.probe is None:
+            return []
+        found = []
+        for domain in self.domains:
+            measured, flops = self._measure(model, self.probe, "probe", domain, None)
+            meter.charge("eval", flops, int(measured["num_tokens"]))
+            found.append({"domain": domain, **measured})
+        return found
+
     def _measure(
-        self, model: nn.Module, split: str, domain: str, documents: ByDocument | None
+        self, model: nn.Module, shelf: Shelf, split: str, domain: str, documents: ByDocument | None
     ) -> tuple[dict[str, float | int], float]:
-        shelf = self.shelves[split]
         telling = shelf.telling_rows(domain)
         size = len(telling)
         rows = telling[np.arange(min(self.rows, size)) * size // min(self.rows, size)]
         nats, num_tokens, num_bytes = 0.0, 0, 0
+        bytes_by_place = self.num_bytes.get(split, {}).get(domain)
         noise = self._noise(split, domain, len(rows), shelf.tokens)
         for first in range(0, len(rows), self.chunk_rows):
             picks = [(domain, int(row)) for row in rows[first : first + self.chunk_rows]]
@@ -130,19 +146,24 @@ class Evaluator:
             losses = self._losses(model, batch)
             nats += float(losses.double().sum())
             num_tokens += int(batch.mask.sum())
-            spans = bytes_of_targets(self.num_bytes[split][domain], batch.rows, shelf.tokens)
+            if bytes_by_place is None:
+                continue
+            spans = bytes_of_targets(bytes_by_place, batch.rows, shelf.tokens)
             num_bytes += int(spans[batch.mask.cpu().numpy()].sum(dtype=np.int64))
             if documents is not None:
                 documents.add(batch, losses, spans)
         if not math.isfinite(nats):
             raise FloatingPointError(f"the loss on domain {domain!r} is {nats} at evaluation")
+        flops = self.row_flops.forward * len(rows)
+        if bytes_by_place is None:
+            return {"nats_per_token": nats / num_tokens, "num_tokens": num_tokens}, flops
         measured = {
             "nats_per_token": nats / num_tokens,
             "bits_per_byte": nats / math.log(2) / num_bytes,
             "num_tokens": num_tokens,
             "num_bytes": num_bytes,
         }
-        return measured, self.row_flops.forward * len(rows)
+        return measured, flops
 
     def _noise(self, split: str, domain: str, rows: int, tokens: int) -> Tensor:
         """Return what hides the same tokens in every arm, seed and step; empty where none are."""

@@ -276,14 +276,18 @@ class Loop:
             return
         if step % plan.every and step != self.spec.num_steps:
             return
-        by_document: list[dict[str, Any]] | None = [] if step == self.spec.num_steps else None
+        is_last = step == self.spec.num_steps
+        by_document: list[dict[str, Any]] | None = [] if is_last else None
         with self.meter.section("eval", synchronize=True):
             records = self.evaluator.evaluate(self.view.model, self.meter, apart=by_document)
+            probes = self.evaluator.evaluate_probe(self.view.model, self.meter) if is_last else []
         tokens = step * self.spec.batch.rows * self.spec.batch.tokens
         for record in records:
             self.write({"kind": "eval", "step": step, "tokens": tokens, **record})
         for record in by_document or ():
             self.write({"kind": "documents", "step": step, "tokens": tokens, **record})
+        for record in probes:
+            self.write({"kind": "probe", "step": step, "tokens": tokens, **record})
 
     def _save_is_due(self) -> bool:
         by_steps = self.every.steps and self.view.step % self.every.steps == 0

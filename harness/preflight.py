@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from harness.api import Mixer
 from harness.errors import SpecError
 from harness.files import read_json
 from harness.identity import describe, to_json
@@ -112,7 +113,24 @@ def _plain_arm(arm: Arm) -> dict[str, Any]:
     values = {f.name: getattr(arm, f.name) for f in fields(arm)}
     settled = {"control": arm.is_control, "fixed": arm.settings.is_fixed}
     settled |= {"provenance": to_json(arm.provenance)}
-    return {**values, **settled, "settings": describe(arm.settings)["settings"]}
+    settings = describe(arm.settings)["settings"]
+    own = _defaults(arm.settings)
+    changed = {k: v for k, v in settings.items() if k not in own or own[k] != v}
+    return {**values, **settled, "settings": settings, "changed": changed}
+
+
+def _defaults(mixer: Mixer) -> dict[str, Any]:
+    """Return the settings that a method has of its own accord; {} where these do not go alone."""
+    needed = {
+        f.name: getattr(mixer, f.name)
+        for f in fields(mixer)
+        if f.default is MISSING and f.default_factory is MISSING
+    }
+    try:
+        settings = describe(type(mixer)(**needed))["settings"]
+    except ValueError:  # what it needs goes with other values alone
+        return {}
+    return {name: value for name, value in settings.items() if name not in needed}
 
 
 def ablation_path(ablation: Ablation, out: Path) -> Path:

@@ -2,11 +2,11 @@
 
 Kinds: `step` (loss, rate, weights, rows and losses per domain), `eval` (one line per split and
 domain), `documents` (the last evaluation once more, by document: numbers, nats and bytes of the
-targets that were evaluated), `note` (a method's own numbers). Domains are in the order of
-run.json's `domains` and `probe_domains`. Wall time is only ever in the key `seconds`; everything
-else is equal, byte for byte, in a run that was killed and resumed. Readers skip a torn last line,
-since a process that is killed while writing leaves one; resuming cuts the file back to the last
-checkpoint.
+targets that were evaluated), `probe` (the loss on the probe set at the end, one line per domain),
+`note` (a method's own numbers). Domains are in the order of run.json's `domains` and
+`probe_domains`. Wall time is only ever in the key `seconds`; everything else is equal, byte for
+byte, in a run that was killed and resumed. Readers skip a torn last line, since a process that is
+killed while writing leaves one; resuming cuts the file back to the last checkpoint.
 """
 
 from __future__ import annotations

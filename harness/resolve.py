@@ -108,6 +108,11 @@ def _threads(ablation: Ablation) -> int:
     return 1 if size < SMALL_PARAMETERS else num_cores()
 
 
+def num_fitting(spec: RunSpec) -> int:
+    """Return how many such runs go at once: one on a GPU, else as many as have their threads."""
+    return 1 if spec.device == "cuda" else max(1, num_cores() // spec.threads)
+
+
 def num_cores() -> int:
     """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,20 +27,26 @@ FindMethod = Callable[[str], type[Mixer]]
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")  # pydantic's names
 
 
-def load_ablation(
+def load_ablation(path: Path, overrides: Sequence[str], find_method: FindMethod) -> Ablation:
+    """Return the ablation in `path` with `--a.b=v` overrides; SpecError says what is wrong."""
+    return build_ablation(read_spec(path), path, overrides, find_method)
+
+
+def build_ablation(
+    raw: Mapping[str, Any],
     path: Path,
     overrides: Sequence[str],
     find_method: FindMethod,
     changes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Ablation:
-    """Return the ablation in `path` with `--a.b=v` overrides; SpecError says what is wrong.
+    """Return the ablation that the text of `path`, already read, says; it is left as it is.
 
     `changes` are tables laid over the file's own tables of arms, by label.
     """
-    raw = _read(path)
+    arms = dict(raw.get("arms") or {}) if changes else {}
     for label, change in (changes or {}).items():
-        raw["arms"][label] = _laid_over(raw["arms"][label], change, f"{path}: arms.{label}")
-    ablation = _validate(raw, str(path), find_method)
+        arms[label] = _laid_over(arms[label], change, f"{path}: arms.{label}")
+    ablation = _validate({**raw, "arms": arms} if changes else dict(raw), str(path), find_method)
     if overrides:
         written = ablation
         ablation = _override(ablation, overrides, path)
@@ -82,7 +88,8 @@ def _check_controls(ablation: Ablation) -> None:
                 raise ValueError(f"{label}.control: must be true, since {why}; remove the key")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_spec(path: Path) -> dict[str, Any]:
+    """Return the tables of a spec's file; SpecError where it is no TOML."""
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

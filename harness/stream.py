@@ -68,17 +68,21 @@ class Shelf:
             self._telling[domain] = np.flatnonzero(counted.any(1))
         return self._telling[domain]
 
+    def span(self, domain: str, row: int) -> tuple[int, int]:
+        """Return where a row begins in its stream, and how many targets it has."""
+        return row * self.tokens, self.tokens
+
     def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
         """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
-        inputs = np.empty((len(picks), self.tokens), dtype=np.int64)
-        targets = np.empty_like(inputs)
-        mask = np.ones(inputs.shape, dtype=np.bool_)
+        inputs = np.zeros((len(picks), self.tokens), dtype=np.int64)
+        targets = np.zeros_like(inputs)
+        mask = np.zeros(inputs.shape, dtype=np.bool_)
         for slot, (domain, row) in enumerate(picks):
-            first = row * self.tokens
-            packed = self.streams[domain][first : first + self.tokens + 1]
-            inputs[slot], targets[slot] = packed[:-1], packed[1:]
-            if domain in self.masks:
-                mask[slot] = self.masks[domain][first + 1 : first + self.tokens + 1]
+            first, size = self.span(domain, row)
+            tokens = self.streams[domain][first : first + size + 1]
+            inputs[slot, :size], targets[slot, :size] = tokens[:-1], tokens[1:]
+            counted = self.masks.get(domain)
+            mask[slot, :size] = True if counted is None else counted[first + 1 : first + size + 1]
         order = {name: k for k, name in enumerate(names)}
         arrays = (
             inputs,
@@ -89,6 +93,41 @@ class Shelf:
         )
         moved = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
         return Batch(*moved)
+
+
+@dataclass(frozen=True)
+class DocumentShelf(Shelf):
+    """Rows that are one document each: cut after `tokens` targets, padded where it has fewer.
+
+    A row's first token is no target, and padding is none. A document of one token is no row that
+    tells anything.
+    """
+
+    starts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Domain -> where its documents begin in the stream, in tokens."""
+
+    def num_rows(self, domain: str) -> int:
+        """Return how many documents the domain has."""
+        return len(self.starts[domain])
+
+    def span(self, domain: str, row: int) -> tuple[int, int]:
+        """Return where a document begins in its stream, and how many targets of it are kept."""
+        starts = self.starts[domain]
+        first = int(starts[row])
+        end = int(starts[row + 1]) if row + 1 < len(starts) else len(self.streams[domain])
+        return first, min(self.tokens, end - first - 1)
+
+    def telling_rows(self, domain: str) -> np.ndarray:
+        """Return the documents with a counted target among those that are kept, in order."""
+        if domain not in self._telling:
+            tells = [self._tells(domain, row) for row in range(self.num_rows(domain))]
+            self._telling[domain] = np.flatnonzero(tells)
+        return self._telling[domain]
+
+    def _tells(self, domain: str, row: int) -> bool:
+        first, size = self.span(domain, row)
+        counted = self.masks.get(domain)
+        return size > 0 and (counted is None or bool(counted[first + 1 : first + size + 1].any()))
 
 
 @dataclass(frozen=True)

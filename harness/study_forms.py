@@ -121,12 +121,14 @@ class StudyTrial(_OfStudy):
 
 
 @dataclass(frozen=True)
-class StudySpace(_OnStudy):
+class StudySpace:
     """Print an arm's search space as JSON, as `optuna ask --search-space` takes it.
 
     Example: steelyard study space sweeps/studies/rebalancing.toml influence
     """
 
+    study: StudyPath
+    """The study, a TOML file."""
     arm: Arm = ""
     """Which arm."""
 
@@ -168,7 +170,7 @@ class SweepLocal:
 
 GROUPS: dict[str, tuple[str, dict[str, type]]] = {
     "study": (
-        "Tune arms by Optuna on the tuning set: create, run, status, best, retry, promote.",
+        "Tune arms by Optuna on the tuning set, and write the best settings as arms.",
         {
             "create": StudyCreate,
             "run": StudyRun,

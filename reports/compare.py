@@ -7,6 +7,7 @@ is the same run, and no evidence of anything. Descriptive: nothing is tested.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -14,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpecError
+from harness.files import read_json
 from harness.records import read_records
 from reports import measures
 from reports.columns import Json
 from reports.load import Evidence, load
 from reports.stats import Paired, paired_difference
+
+# Of a run's spec: what names a cell, and what a commit changes without being asked.
+_NOT_ASKED = ("mixer", "num_steps", "seed", "data_seed", "engine")
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def of_commit(out: Path, commit: str) -> Side:
     values: dict[str, dict[int, float]] = {}
     ids: dict[str, dict[int, str]] = {}
     for path in sorted((out / "runs").glob("*/run.json")):
-        header = json.loads(path.read_bytes())
+        header = read_json(path)
         if not str(header.get("git_commit") or "").startswith(commit):
             continue
         if header["status"] != "finished" or not header["spec"].get("evaluation"):
@@ -120,6 +125,9 @@ def of_commit(out: Path, commit: str) -> Side:
         loss = _target_loss(path.parent, header)
         if loss is not None:
             arm, seed = _settings(header["spec"]), int(header["spec"]["seed"])
+            if seed in values.get(arm, {}):
+                twins = f"{ids[arm][seed]} and {header['run_id']}"
+                raise SpecError(f"{commit}: {twins} asked for the same; name a report's folder")
             values.setdefault(arm, {})[seed] = loss
             ids.setdefault(arm, {})[seed] = header["run_id"]
     if not values:
@@ -147,12 +155,10 @@ def _settings(spec: Json) -> str:
     mixer = spec["mixer"]
     name = mixer["class"].rpartition(":")[2]
     settings = json.dumps(mixer["settings"], sort_keys=True)
-    steps = spec["num_steps"]
-    return f"{name} {settings}, {steps} steps, data seed {_order(spec)}"
-
-
-def _order(spec: Json) -> str:
-    return "as seed" if spec["data_seed"] == spec["seed"] else "of its own"
+    order = "" if spec["data_seed"] == spec["seed"] else ", data in another order"
+    rest = {key: value for key, value in spec.items() if key not in _NOT_ASKED}
+    setting = hashlib.blake2b(json.dumps(rest, sort_keys=True).encode(), digest_size=3).hexdigest()
+    return f"{name} {settings}, {spec['num_steps']} steps{order} (text and model {setting})"
 
 
 def _row(arm: str, a: Side, b: Side) -> Row:

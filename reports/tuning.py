@@ -27,7 +27,7 @@ class Setting(NamedTuple):
     """The spec's own value, "" where it lies outside of what was searched."""
     best: str
     fanova: float
-    """Share of the variance of the tuning loss over trials; NaN where it is not known."""
+    """Relative importance, sum 1 over settings; NaN where it is not known."""
     ped_anova: float
 
 
@@ -44,10 +44,11 @@ class TunedArm(NamedTuple):
     best_trial: int | None
     settings: list[Setting]
     num_runs: int
+    """Distinct ones, of all trials."""
     tokens: float
-    """Trained on in all trials."""
+    """That these were trained on."""
     hours: float
-    """Of all trials, evaluation not counted."""
+    """That these took, evaluation not counted."""
     reading: str
 
 
@@ -101,32 +102,36 @@ def tuned_arms(study: Json) -> list[TunedArm]:
 def _tuned_arm(study: Json, arm: str, facts: Json) -> TunedArm:
     trials = facts["trials"]
     best = next((t for t in trials if t["number"] == facts["best"]), None)
-    own = next((t for t in trials if t["slot"] == 0 and t["state"] == "complete"), None)
-    spent = [t["facts"] for t in trials if t["facts"].get("run_ids")]
-    seconds = sum(f["train_seconds"] + f["overhead_seconds"] for f in spent)
+    own = own_trial(facts)
+    runs = {i: spent for t in trials for i, spent in t["facts"].get("runs", {}).items()}
     return TunedArm(
         arm=arm,
         study=study["name"],
         counts=_counts(trials),
-        own_loss=own["values"][0] if own and facts["defaults"] else math.nan,
+        own_loss=own["values"][0] if own else math.nan,
         best_loss=best["values"][0] if best else math.nan,
         best_trial=facts["best"],
         settings=_settings(facts, best),
-        num_runs=len({run_id for f in spent for run_id in f["run_ids"]}),
-        tokens=sum(f["tokens"] for f in spent),
-        hours=seconds / 3600,
+        num_runs=len(runs),
+        tokens=sum(tokens for tokens, _ in runs.values()),
+        hours=sum(seconds for _, seconds in runs.values()) / 3600,
         reading=_reading(facts, best),
     )
 
 
+def own_trial(facts: Json) -> Json | None:
+    """Return the complete trial of the spec's own settings; None where the space lacks some."""
+    if facts["defaults"].keys() != facts["space"].keys():
+        return None
+    trials = (t for t in facts["trials"] if t["slot"] == 0 and t["state"] == "complete")
+    return next(trials, None)
+
+
 def _counts(trials: list[Json]) -> str:
     last = {t["slot"]: t["state"] for t in trials if t["slot"] is not None}
-    words = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running"}
-    words |= {"waiting": "waiting"}
     states = list(last.values())
-    return ", ".join(
-        f"{states.count(state)} {word}" for state, word in words.items() if state in states
-    )
+    order = ("complete", "pruned", "failed", "running", "waiting")
+    return ", ".join(f"{states.count(state)} {state}" for state in order if state in states)
 
 
 def _settings(facts: Json, best: Json | None) -> list[Setting]:
@@ -150,9 +155,10 @@ def _reading(facts: Json, best: Json | None) -> str:
     words = []
     if shares:
         name, share = max(shares.items(), key=lambda item: item[1])
+        number = sum(trial["state"] == "complete" for trial in facts["trials"])
         words.append(
-            f"{name.removeprefix('settings.')} mattered most ({100 * share:.0f}% of the variance "
-            "between trials, by fANOVA)."
+            f"fANOVA ranks {name.removeprefix('settings.')} first (relative importance "
+            f"{share:.2f}, from {number} complete trials: a hint, no test)."
         )
     edges = [
         n for n, value in (best["params"] if best else {}).items() if _is_edge(facts, n, value)

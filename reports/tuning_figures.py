@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from reports import notation, palette
 from reports.columns import Json
 from reports.figures import Panel, panel
+from reports.tuning import own_trial, shown
 
 DONE, CUT, OWN, BEST = palette.ARM_COLORS[0], palette.BASELINE_COLOR, "#E69F00", "#D55E00"
 
@@ -17,8 +18,7 @@ def panels(study: Json) -> list[tuple[str, list[Panel]]]:
     """Return the drawings of every arm that has a complete trial."""
     found = []
     for arm, facts in study["arms"].items():
-        done = [t for t in facts["trials"] if t["state"] == "complete"]
-        if not done:
+        if not _done(facts):
             continue
         key = f"{study['name']}-{arm}"
         drawn = [_history(key, arm, facts), *_importances(key, arm, facts)]
@@ -29,7 +29,8 @@ def panels(study: Json) -> list[tuple[str, list[Panel]]]:
 
 
 def _done(facts: Json) -> list[Json]:
-    return [t for t in facts["trials"] if t["state"] == "complete"]
+    """Return the trials that may be chosen: complete, at every seed, within the constraint."""
+    return [t for t in facts["trials"] if t["number"] in facts["eligible"]]
 
 
 def _history(key: str, arm: str, facts: Json) -> Panel:
@@ -62,7 +63,7 @@ def _slice(key: str, arm: str, name: str, facts: Json) -> Panel:
     figure, done, short = go.Figure(), _done(facts), name.removeprefix("settings.")
     _dots(figure, [_place(t["params"][name]) for t in done], done, DONE)
     for trials, color, symbol, label in (
-        ([t for t in done if t["slot"] == 0 and facts["defaults"]], OWN, "circle-open", "own"),
+        ([own] if (own := own_trial(facts)) in done else [], OWN, "circle-open", "own"),
         ([t for t in done if t["number"] == facts["best"]], BEST, "star", "best"),
     ):
         figure.add_scatter(
@@ -99,7 +100,7 @@ def _importances(key: str, arm: str, facts: Json) -> list[Panel]:
         )
     figure.update_layout(barmode="group", bargap=0.3)
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
-    figure.update_xaxes(range=[0, 1], tickformat=".1f", title_text="share of variance")
+    figure.update_xaxes(range=[0, 1], tickformat=".1f", title_text="relative importance, sum 1")
     parts = ", ".join(f"{n.removeprefix('settings.')} {found['fanova'][n]:.2f}" for n in names)
     alt = f"Importance of {arm}'s parameters by fANOVA: {parts}."
     title = "What mattered: fANOVA (blue), PED-ANOVA (green)"
@@ -149,7 +150,7 @@ def _costs(key: str, arm: str, facts: Json) -> Panel:
     figure, done = go.Figure(), _done(facts)
     seconds = [_overhead(t) for t in done]
     _dots(figure, seconds, done, DONE)
-    front = _front(done)
+    front = [t for number in facts["front"] for t in done if t["number"] == number]
     figure.add_scatter(
         x=[_overhead(t) for t in front],
         y=[t["values"][0] for t in front],
@@ -168,15 +169,6 @@ def _costs(key: str, arm: str, facts: Json) -> Panel:
 
 def _overhead(trial: Json) -> float:
     return float(trial["facts"]["overhead_seconds"] / len(trial["facts"]["seeds"]))
-
-
-def _front(done: list[Json]) -> list[Json]:
-    kept, lowest = [], float("inf")
-    for trial in sorted(done, key=lambda t: (_overhead(t), t["values"][0])):
-        if trial["values"][0] < lowest:
-            kept.append(trial)
-            lowest = trial["values"][0]
-    return kept
 
 
 def _dots(figure: go.Figure, x: list[Any], trials: list[Json], color: str) -> None:
@@ -208,6 +200,5 @@ def _axis(update: Any, space: Json, title: str) -> None:
 def _told(trial: Json) -> str:
     parts = [f"trial {trial['number']}: {trial['values'][0]:.4f}"]
     for name, value in trial["params"].items():
-        told = f"{value:.3g}" if isinstance(value, float) else value
-        parts.append(f"{name.removeprefix('settings.')} {told}")
+        parts.append(f"{name.removeprefix('settings.')} {shown(value)}")
     return "<br>".join(notation.plain(part) for part in parts)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,21 @@ from rich.console import Console
 from harness import study_forms as forms
 from harness.errors import SpecError
 from harness.preflight import make_writable
-from harness.resolve import num_cores, resolve
+from harness.resolve import num_fitting, resolve
 from sweeps import findings, tables
-from sweeps.storage import open_storage, without_password
-from sweeps.study import create, importances, load, retry_failed, rows
+from sweeps.storage import open_existing, open_storage, storage_url, without_password
+from sweeps.study import create, importances, load, num_open, retry_failed, rows
 from sweeps.studyfile import FindMethod, Study, load_study
 from sweeps.trial import Bench
 
 
-def carry_out(command: Any, rest: list[str], console: Console, find_method: FindMethod) -> int:
-    """Do what a form of `steelyard study` or `steelyard sweep` asks; return the exit code."""
+def carry_out(
+    command: Any, rest: list[str], words: list[str], console: Console, find_method: FindMethod
+) -> int:
+    """Do what a form of `steelyard study` or `steelyard sweep` asks; return the exit code.
+
+    `rest` are options that are settings, `words` the whole command as it was given.
+    """
     if isinstance(command, forms.SweepLocal):
         from sweeps.local import run_sweep
 
@@ -37,160 +40,147 @@ def carry_out(command: Any, rest: list[str], console: Console, find_method: Find
         for path in write_sweeps(study, command.to):
             console.print(f"wrote {path}", soft_wrap=True, highlight=False)
         return 0
-    doing: dict[type, Callable[..., int]] = {
+    if isinstance(command, forms.StudyTrial):
+        from sweeps.single import run_trial
+
+        return run_trial(study, command, rest)
+    if isinstance(command, forms.StudySpace):
+        return _space(study, command)
+    doing: dict[type, Callable[[_Desk], int]] = {
         forms.StudyCreate: _create,
         forms.StudyRun: _run,
         forms.StudyStatus: _status,
         forms.StudyBest: _best,
         forms.StudyRetry: _retry,
         forms.StudyPromote: _promote,
-        forms.StudySpace: _space,
     }
-    if isinstance(command, forms.StudyTrial):
-        from sweeps.single import run_trial
-
-        return run_trial(study, command, rest)
-    return doing[type(command)](study, command, console)
+    return doing[type(command)](_Desk(study, command, words, console))
 
 
-def storage_url(command: Any) -> str:
-    """Return where Optuna's studies lie."""
-    default = f"sqlite:///{command.out / 'studies.db'}"
-    return command.storage or os.environ.get("OPTUNA_STORAGE") or default
+class _Desk:
+    """A command on a study: where it lies, and who is told."""
+
+    def __init__(self, study: Study, command: Any, words: list[str], console: Console) -> None:
+        self.study, self.command, self.console = study, command, console
+        self.out: Path = command.out
+        self.url = storage_url(command.storage, command.out)
+        self.shown_url = without_password(self.url)
+        # a password is replaced word by word: quoting would hide it from a search
+        self.words = [word.replace(self.url, self.shown_url) for word in words]
+
+    def say(self, text: str) -> None:
+        """Print a line, whole."""
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def prepare(self) -> Any:
+        """Make folder, storage and studies, by one process at a time; return the storage."""
+        make_writable(self.out)
+        (self.out / "studies").mkdir(exist_ok=True)
+        with FileLock(self.out / "studies" / ".create.lock"):
+            storage = open_storage(self.url)
+            create(self.study, storage, Bench(self.study, self.out).text_ids)
+        return storage
+
+    def existing(self) -> Any:
+        """Return the storage; SpecError where nobody has made it yet."""
+        fix = f"steelyard study create {self.command.study} --out {self.out}"
+        return open_existing(self.url, fix)
+
+    def findings(self, storage: Any) -> dict[str, dict[str, Any]]:
+        """Write what reports read of the study, and its page; return it by arm."""
+        arms = {}
+        for arm in self.study.asked.arms:
+            found = load(self.study, arm, storage)
+            arms[arm] = findings.of_arm(self.study, arm, rows(found), importances(found))
+        findings.write(self.study, self.out, arms, self.shown_url, shlex.join(self.words))
+        return arms
+
+    def tell(self, storage: Any) -> None:
+        """Show what was found, and where its page is."""
+        for arm, facts in self.findings(storage).items():
+            self.console.print(tables.best(arm, facts, self.study.asked.overhead))
+        page = importlib.import_module("reports.study_page")  # by name, as the command line does
+        self.say(f"report: {page.write(self.out, self.study.asked.name)}")
 
 
-def public_url(command: Any) -> str:
-    """Return where Optuna's studies lie, as files and terminals may say it."""
-    return without_password(storage_url(command))
-
-
-def open_existing(command: Any) -> Any:
-    """Return the storage; SpecError where nobody has made it yet."""
-    url = storage_url(command)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        fix = f"steelyard study create {command.study} --out {command.out}"
-        raise SpecError(f"--storage: {url} is not there; make it by {fix}")
-    return open_storage(url)
-
-
-def _prepare(study: Study, command: Any, console: Console) -> Any:
-    """Make folder, storage and studies, by one process at a time; return the storage."""
-    make_writable(command.out)
-    (command.out / "studies").mkdir(exist_ok=True)
-    with FileLock(command.out / "studies" / ".create.lock"):
-        storage = open_storage(storage_url(command))
-        create(study, storage)
-    return storage
-
-
-def _create(study: Study, command: Any, console: Console) -> int:
-    _prepare(study, command, console)
-    arms, asked = ", ".join(study.asked.arms), study.asked
+def _create(desk: _Desk) -> int:
+    desk.prepare()
+    asked = desk.study.asked
     seeds = f"{len(asked.seeds)} seed{'' if len(asked.seeds) == 1 else 's'}"
-    console.print(f"{asked.trials} trials of each of {arms}, {seeds} each", highlight=False)
+    desk.say(f"{asked.trials} trials of each of {', '.join(asked.arms)}, {seeds} each")
     for arm in asked.arms:
-        shown = f"optuna trials --storage {public_url(command)} --study-name"
-        console.print(f"{shown} {study.optuna_name(arm)}", soft_wrap=True, highlight=False)
+        shown = f"optuna trials --storage {desk.shown_url} --study-name"
+        desk.say(f"{shown} {desk.study.optuna_name(arm)}")
     if asked.overhead:
-        console.print("two objectives: a front instead of one best, and no pruning", style="dim")
+        desk.say("two objectives: a front instead of one best, and no pruning")
     return 0
 
 
-def _run(study: Study, command: Any, console: Console) -> int:
+def _run(desk: _Desk) -> int:
     from sweeps.crew import Crew, Job
     from sweeps.display import StudyDisplay
 
+    command, study = desk.command, desk.study
     if command.workers is not None and command.workers < 1:
         raise SpecError(f"--workers: must be at least 1, got {command.workers}")
     if command.grace < 4:
         raise SpecError(f"--grace: must be at least 4 seconds, got {command.grace}")
-    storage = _prepare(study, command, console)
-    display = StudyDisplay(console, study, storage)
-    Bench(study, command.out, display.say).check()
-    beat = max(1, min(10, command.grace // 3))
-    job = Job(study.path, command.out, storage_url(command), beat, command.grace)
-    with display:
-        completed = Crew(study, job, display.hear, display.say).work(_num_workers(study, command))
-    _record(study, command, storage)
-    _show(study, storage, console)
-    _draw(study, command, console)
-    if not completed:
-        console.print("stopped; the same command goes on from what is saved")
+    storage = desk.prepare()
+    display = StudyDisplay(desk.console, study, storage)
+    left = sum(num_open(load(study, arm, storage)) for arm in study.asked.arms)
+    ending = "finished"
+    if left:
+        Bench(study, desk.out, display.say).check()
+        beat = max(1, min(10, command.grace // 3))
+        job = Job(study.path, desk.out, desk.url, beat, command.grace)
+        fitting = command.workers or num_fitting(next(iter(resolve(study.ablation, "").values())))
+        with display:
+            ending = Crew(study, job, display.hear, display.say).work(min(fitting, left))
+    desk.tell(storage)
+    if ending == "stopped":
+        desk.say("stopped; the same command goes on from what is saved")
         return 130
+    if ending == "died":
+        desk.say("stopped: workers keep dying; the same command goes on from what is saved")
+        return 1
     done = [tables.counted(rows(load(study, arm, storage))) for arm in study.asked.arms]
     return 0 if all(counts["complete"] for counts in done) else 1
 
 
-def _num_workers(study: Study, command: Any) -> int:
-    spec = next(iter(resolve(study.ablation, "").values()))
-    fitting = 1 if spec.device == "cuda" else max(1, num_cores() // spec.threads)
-    return command.workers or fitting
-
-
-def _status(study: Study, command: Any, console: Console) -> int:
-    storage = open_existing(command)
-    console.print(tables.status({arm: rows(load(study, arm, storage)) for arm in study.asked.arms}))
+def _status(desk: _Desk) -> int:
+    study, storage = desk.study, desk.existing()
+    found = {arm: rows(load(study, arm, storage)) for arm in study.asked.arms}
+    desk.console.print(tables.status(study, found))
     return 0
 
 
-def _best(study: Study, command: Any, console: Console) -> int:
-    storage = open_existing(command)
-    _record(study, command, storage)
-    _show(study, storage, console)
-    _draw(study, command, console)
+def _best(desk: _Desk) -> int:
+    desk.tell(desk.existing())
     return 0
 
 
-def _draw(study: Study, command: Any, console: Console) -> None:
-    """Write the study's page; reports are resolved by name, as at the command line's edge."""
-    page = importlib.import_module("reports.study_page")
-    path = page.write(command.out, study.asked.name)
-    console.print(f"report: {path}", soft_wrap=True, highlight=False)
-
-
-def _show(study: Study, storage: Any, console: Console) -> None:
-    for arm in study.asked.arms:
-        found = load(study, arm, storage)
-        facts = findings.of_arm(study, arm, rows(found), importances(found))
-        console.print(tables.best(arm, facts))
-
-
-def _retry(study: Study, command: Any, console: Console) -> int:
-    storage = open_existing(command)
-    for arm in study.asked.arms:
-        number = retry_failed(load(study, arm, storage))
-        console.print(f"{arm}: {number} failed trial{'' if number == 1 else 's'} queued again")
+def _retry(desk: _Desk) -> int:
+    storage = desk.existing()
+    for arm in desk.study.asked.arms:
+        number = retry_failed(load(desk.study, arm, storage))
+        desk.say(f"{arm}: {number} failed trial{'' if number == 1 else 's'} queued again")
     return 0
 
 
-def _promote(study: Study, command: Any, console: Console) -> int:
+def _promote(desk: _Desk) -> int:
     from sweeps.promote import promote
 
-    storage = open_existing(command)
-    found = {arm: rows(load(study, arm, storage)) for arm in study.asked.arms}
-    _record(study, command, storage)
-    for line in promote(study, found, command, public_url(command)):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    storage = desk.existing()
+    found = {arm: rows(load(desk.study, arm, storage)) for arm in desk.study.asked.arms}
+    desk.findings(storage)
+    for line in promote(desk.study, found, desk.command, desk.shown_url):
+        desk.say(line)
     return 0
 
 
-def _space(study: Study, command: Any, console: Console) -> int:
+def _space(study: Study, command: Any) -> int:
     from sweeps.study import search_space_json
 
-    if command.arm not in study.asked.arms:
-        known = ", ".join(study.asked.arms)
-        raise SpecError(f"ARM: {command.arm!r} is not tuned by this study; choose from {known}")
+    study.check_arm(command.arm)
     print(search_space_json(study, command.arm))
     return 0
-
-
-def _record(study: Study, command: Any, storage: Any) -> Path:
-    """Write what reports read of the study."""
-    arms = {}
-    for arm in study.asked.arms:
-        found = load(study, arm, storage)
-        arms[arm] = findings.of_arm(study, arm, rows(found), importances(found))
-    said = shlex.join(["steelyard", *sys.argv[1:]]).replace(
-        storage_url(command), public_url(command)
-    )
-    return findings.write(study, command.out, arms, public_url(command), said)

@@ -12,16 +12,17 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sweeps.studyfile import FindMethod, Study, load_study
 from sweeps.worker import Event, Worker
 
 MAX_DEATHS = 5  # of workers in one command; more is no accident
+STOP_SECONDS = 60.0  # to save what they are at, where it is the command that has failed
+Ending = Literal["finished", "stopped", "died"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Job:
     grace: int
 
 
-def _work(pipe: Any, stop: Any, job: Job, index: int, find_method: FindMethod) -> None:
+def _work(pipe: Any, stop: Any, job: Job, find_method: FindMethod) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
     signal.signal(signal.SIGTERM, lambda *_: setattr(stop, "value", 1))
     threading.Thread(target=_follow_parent, daemon=True).start()
@@ -45,7 +46,6 @@ def _work(pipe: Any, stop: Any, job: Job, index: int, find_method: FindMethod) -
         study,
         job.out,
         job.url,
-        index,
         tell=pipe.send,
         stop=lambda: bool(stop.value),
         beat=job.beat,
@@ -71,19 +71,17 @@ class Crew:
     _context: Any = field(default_factory=lambda: multiprocessing.get_context("spawn"))
     _stop: Any = field(init=False)
     _pipes: dict[Any, Any] = field(default_factory=dict)  # pipe -> process
-    _hired: int = 0
 
     def __post_init__(self) -> None:
         self._stop = self._context.RawValue("b", 0)
 
-    def work(self, num_workers: int) -> bool:
-        """Work until no trial is left; false where the user stopped it, or workers keep dying."""
+    def work(self, num_workers: int) -> Ending:
+        """Work until no trial is left; return how it ended."""
         asked = threading.Event()
 
         def ask(*_: object) -> None:
             if asked.is_set():
-                for process in self._pipes.values():
-                    process.kill()
+                self._kill()
             asked.set()
             self._stop.value = 1
 
@@ -98,24 +96,38 @@ class Crew:
                     if deaths > MAX_DEATHS:
                         self._stop.value = 1
         finally:
+            self._stop.value = self._stop.value or bool(self._pipes)  # what failed is our own
+            for process in self._pipes.values():
+                process.join(STOP_SECONDS)
+            self._kill()
             for number, handler in before.items():
                 signal.signal(number, handler)
-        return not self._stop.value
+        if asked.is_set():
+            return "stopped"
+        return "died" if deaths > MAX_DEATHS else "finished"
+
+    def _kill(self) -> None:
+        for process in self._pipes.values():
+            process.kill()
 
     def _hire(self) -> None:
         ours, theirs = self._context.Pipe(duplex=False)
-        arguments = (theirs, self._stop, self.job, self._hired, self.study.find_method)
+        arguments = (theirs, self._stop, self.job, self.study.find_method)
         process = self._context.Process(target=_work, args=arguments)
         process.start()
         theirs.close()
         self._pipes[ours] = process
-        self._hired += 1
 
     def _listen(self, pipe: Any) -> int:
         """Take one message; return 1 where the worker has died, which is replaced."""
-        with suppress(EOFError, OSError):
-            self.hear(pipe.recv())
-            return 0
+        try:
+            message = pipe.recv()
+        except (EOFError, OSError):
+            return self._bury(pipe)
+        self.hear(message)
+        return 0
+
+    def _bury(self, pipe: Any) -> int:
         process = self._pipes.pop(pipe)
         process.join()
         pipe.close()

@@ -15,6 +15,7 @@ from harness.files import write_json
 from harness.identity import to_json
 from sweeps.study import Row, metric_names
 from sweeps.studyfile import Study
+from sweeps.trial import RUNS
 
 SCHEMA = 1
 
@@ -32,6 +33,7 @@ def of_arm(
         "importances": importances,
         "best": None if chosen is None else chosen.number,
         "front": [row.number for row in front(study, rows)],
+        "eligible": [row.number for row in eligible(study, rows)],
         "trials": [_plain(row) for row in rows],
     }
 
@@ -56,7 +58,8 @@ def eligible(study: Study, rows: list[Row]) -> list[Row]:
         row
         for row in rows
         if row.state == "complete"
-        and set(row.facts.get("seeds", ())) == seeds  # one that was stopped has an easier mean
+        and RUNS in row.facts  # or it was told by hand, and nobody knows what it has seen
+        and set(row.facts["seeds"]) == seeds  # one that was stopped has an easier mean
         and (limit is None or share(row) <= limit)
     ]
 
@@ -72,20 +75,17 @@ def best(study: Study, rows: list[Row]) -> Row | None:
 
 
 def front(study: Study, rows: list[Row]) -> list[Row]:
-    """Return the trials that no other one is below in both objectives, cheapest first."""
-    if not study.asked.overhead:
-        return []
-    found = eligible(study, rows)
-    kept = [
-        row
-        for row in found
-        if not any(
-            all(a <= b for a, b in zip(other.values, row.values, strict=True))
-            and other.values != row.values
-            for other in found
-        )
-    ]
-    return sorted(kept, key=lambda row: row.values[1])
+    """Return the trials that no other is below in loss and overhead both, cheapest first."""
+    kept: list[Row] = []
+    for row in sorted(eligible(study, rows), key=lambda row: (overhead(row), row.values[0])):
+        if not kept or row.values[0] < kept[-1].values[0]:
+            kept.append(row)
+    return kept
+
+
+def overhead(row: Row) -> float:
+    """Return a trial's overhead in seconds, mean over its seeds."""
+    return float(row.facts["overhead_seconds"] / len(row.facts["seeds"]))
 
 
 def write(

@@ -211,4 +211,6 @@ class _RowFile:
         self._position += len(whole) + len(newline)
         for line in whole.splitlines():
             with suppress(ValueError):
-                yield json.loads(line)
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield row

@@ -147,7 +147,7 @@ def _suggest(trial: optuna.Trial, name: str, parameter: SweptParameter, method: 
         return trial.suggest_float(name, low, high, log=is_log)
     if not is_log:
         step = step or 1
-        high = low + math.floor((high - low) / step) * step
+        high = low + math.floor((high - low) / step + 1e-9) * step
         if parameter.is_whole:
             return trial.suggest_int(name, low, high, step=step)
         return trial.suggest_float(name, low, high, step=step)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpecError
+from harness.files import whole_file
 from harness.runner import git_state
-from harness.specfile import load_ablation
-from sweeps.findings import best
+from harness.specfile import build_ablation
+from sweeps.findings import best, eligible
 from sweeps.space import nested
 from sweeps.study import Row
 from sweeps.studyfile import Study
@@ -44,19 +45,28 @@ def promote(study: Study, found: dict[str, list[Row]], command: Any, storage: st
         expected["arms"][label] = settled
         tables.append(f"\n[arms.{label}]\n{_lines(settled)}")
         told.append(f"{label}: trial {row.number}, tuning loss {row.values[0]:.4f}")
-    head, count = re.subn(
-        rf'(?m)^name\s*=\s*["\']{re.escape(raw["name"])}["\']',
-        f'name = "{expected["name"]}"',
-        text,
-        count=1,
-    )
-    written = head.rstrip() + "\n\n# ---- from the study, by `steelyard study promote`\n"
-    written += "".join(tables)
-    if not count or tomllib.loads(written) != expected:
-        raise SpecError(f"{study.spec_path}: its text cannot be extended; write the arms by hand")
-    to.write_text(written)
-    load_ablation(to, (), study.find_method)
+    written = _extended(study, text, raw["name"], expected, "".join(tables))
+    try:
+        with whole_file(to) as file:
+            file.write(written.encode())
+    except OSError as error:
+        raise SpecError(f"--to: {to} cannot be written: {error.strerror}") from None
     return [*told, f"wrote {to}; compare: steelyard run {to} --out {command.out}"]
+
+
+def _extended(study: Study, text: str, name: str, expected: dict[str, Any], tables: str) -> str:
+    """Return the spec's text under its new name, with the new arms; what it says is checked."""
+    named = rf'(?m)^name\s*=\s*["\']{re.escape(name)}["\']'
+    head, count = re.subn(named, f'name = "{expected["name"]}"', text, count=1)
+    written = f"{head.rstrip()}\n\n# ---- from the study, by `steelyard study promote`\n{tables}"
+    try:
+        is_whole = count == 1 and tomllib.loads(written) == expected
+    except tomllib.TOMLDecodeError:
+        is_whole = False
+    if not is_whole:
+        raise SpecError(f"{study.spec_path}: its text cannot be extended; write the arms by hand")
+    build_ablation(expected, study.spec_path, (), study.find_method)
+    return written
 
 
 def _wanted(study: Study, given: str | None) -> dict[str, int]:
@@ -70,9 +80,10 @@ def _wanted(study: Study, given: str | None) -> dict[str, int]:
 
 def _chosen(study: Study, arm: str, rows: list[Row], number: int | None) -> Row:
     if number is not None:
-        row = next((r for r in rows if r.number == number and r.state == "complete"), None)
+        row = next((r for r in eligible(study, rows) if r.number == number), None)
         if row is None:
-            raise SpecError(f"--trial: {arm} has no complete trial {number}")
+            why = "complete at every seed and within the study's constraint"
+            raise SpecError(f"--trial: {arm} has no trial {number} that is {why}")
         return row
     row = best(study, rows)
     if row is None:
@@ -89,8 +100,8 @@ def _provenance(study: Study, arm: str, row: Row, storage: str) -> dict[str, Any
         "trial": row.number,
         "trials": study.asked.trials,
         "tuning_loss": row.values[0],
-        "seeds": list(study.asked.seeds),
-        "run_ids": row.facts.get("run_ids", []),  # none of a trial that was told by hand
+        "seeds": sorted(row.facts["seeds"]),
+        "run_ids": row.facts["run_ids"],
         "storage": storage,
         "commit": f"{commit or 'unknown'}{' (changed)' if dirty else ''}",
     }
@@ -113,7 +124,7 @@ def _toml(value: Any) -> str:
         return f"{{ {inside} }}"
     if isinstance(value, list):
         return f"[{', '.join(_toml(one) for one in value)}]"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _key(key: str) -> str:

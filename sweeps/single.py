@@ -53,9 +53,7 @@ def run_trial(study: Study, command: Any, rest: list[str]) -> int:
     """
     agent = take_agent_run(os.environ)
     arm = command.arm
-    if arm not in study.asked.arms:
-        known = ", ".join(study.asked.arms)
-        raise SpecError(f"ARM: {arm!r} is not tuned by this study; choose from {known}")
+    study.check_arm(arm)
     values = read_settings(study.parameters(arm), command.params, rest)
     out = command.out or Path(os.environ.get(OUT) or "runs")
     asked = command.number is not None
@@ -92,21 +90,17 @@ class _Trial:
 
     def carry_out(self, follower: Follower) -> str:
         """Train the seeds; return how it ended: finished, failed or stopped."""
-        from harness.loop import InterruptedRunError
+        from harness.loop import InterruptedRunError, RunFailedError
         from harness.runner import one_line
 
         try:
-            for seed, spec in self.specs.items():
-                if self.stop:
-                    raise InterruptedRunError
-                _say(f"{self.arm} seed {seed}")
-                one = self.bench.carry_out(spec, seed, None, follower, self.stop.__bool__)
+            for one in self.bench.seeds(self.specs, None, follower, self.stop.__bool__):
                 self.result.seeds.append(one)
-                _say(f"{self.arm} seed {seed}: tuning loss {one.loss:.4f} at the end")
+                _say(f"{self.arm} seed {one.seed}: tuning loss {one.loss:.4f} at the end")
         except InterruptedRunError:
             _say("stopped; the same command goes on from what is saved")
             return "stopped"
-        except Exception as error:  # whatever a method does; its traceback is in the run's folder
+        except (RunFailedError, OSError, MemoryError) as error:
             _say(f"steelyard: the trial failed: {one_line(error)}")
             return "failed"
         return "finished"
@@ -141,7 +135,7 @@ def _summary(result: TrialResult) -> dict[str, Any]:
         return {}
     facts = {f"trial/{name}": fact for name, fact in result.facts().items()}
     overhead = {
-        "overhead/seconds": result.overhead_seconds,
+        "overhead/seconds": result.mean_overhead_seconds,
         "overhead/share_of_train_seconds": result.overhead_share,
     }
     return {**facts, **overhead}
@@ -150,11 +144,10 @@ def _summary(result: TrialResult) -> dict[str, Any]:
 def _tell(result: TrialResult, number: _Number | None) -> None:
     """Print the trial's result as one line of JSON, and store its facts where it has a number."""
     facts = result.facts()
+    means = {"loss": result.loss, "mean_overhead_seconds": result.mean_overhead_seconds}
+    print(json.dumps({**means, "overhead_share": result.overhead_share, **facts}), flush=True)
     if number is not None:
         number.note(facts)
-    means = {"loss": result.loss, "overhead_seconds": result.overhead_seconds}
-    told = {**means, "overhead_share": result.overhead_share, **{**facts, **means}}
-    print(json.dumps(told), flush=True)
 
 
 class _Number:
@@ -162,10 +155,11 @@ class _Number:
 
     def __init__(self, study: Study, command: Any) -> None:
         """Find it; SpecError where it is not there, is not running or has no slot."""
-        from sweeps.commands import open_existing
+        from sweeps.storage import open_existing, storage_url
         from sweeps.study import load, rows
 
-        self._storage = open_existing(command)
+        fix = f"steelyard study create {command.study} --out {command.out}"
+        self._storage = open_existing(storage_url(command.storage, command.out), fix)
         found = {row.number: row for row in rows(load(study, command.arm, self._storage))}
         name, number = study.optuna_name(command.arm), command.number
         if number not in found or found[number].state != "running":
@@ -180,8 +174,13 @@ class _Number:
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Store facts with the trial, as a worker does."""
-        for name, fact in facts.items():
-            self._storage.set_trial_user_attr(self._id, name, fact)
+        import optuna  # at hand already: the storage is its
+
+        try:
+            for name, fact in facts.items():
+                self._storage.set_trial_user_attr(self._id, name, fact)
+        except optuna.exceptions.OptunaError as error:  # it was told meanwhile, or given up
+            _say(f"the facts of the trial are not stored with it: {error}")
 
 
 def _die_of(number: int) -> None:

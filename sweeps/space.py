@@ -56,7 +56,10 @@ class _Range:
     def __contains__(self, value: object) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
-        return self.low <= value <= self.high
+        if not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-9 * max(1.0, abs(steps))
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -12,12 +12,14 @@ still changes, by its own clock alone, since clocks of two machines differ.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -27,7 +29,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import SpecError
 
-PULSE = "pulse"  # user attribute: how often a worker has said that it is alive
+# User attributes of a trial: how often its worker has said that it is alive, who that is, and
+# which of the study's trials it is.
+PULSE, WORKER, SLOT = "pulse", "worker", "slot"
 MAX_RETRIES = 2
 BEAT_SECONDS, GRACE_SECONDS = 10, 60
 
@@ -60,9 +64,24 @@ def open_storage(url: str, beat: int = BEAT_SECONDS, grace: int = GRACE_SECONDS)
         raise SpecError(f"--storage: {shown!r} cannot be opened: {reason}; give {known}") from None
 
 
+def storage_url(storage: str | None, out: Path) -> str:
+    """Return where Optuna's studies lie: as said, by OPTUNA_STORAGE, or in the output folder."""
+    return storage or os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{out / 'studies.db'}"
+
+
+def open_existing(url: str, fix: str) -> Any:
+    """Return the storage at `url`; SpecError, which says `fix`, where its file is not there."""
+    kind, _, place = url.partition(":")
+    path = place.removeprefix("///").partition("?")[0] if kind == "sqlite" else place
+    if kind in ("sqlite", "journal") and not Path(path).exists():
+        raise SpecError(f"--storage: {without_password(url)} is not there; make it by {fix}")
+    return open_storage(url)
+
+
 def without_password(url: str) -> str:
     """Return a storage's URL with its password, if it has one, as three stars."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", shown)
 
 
 def _answering(proxy: Any) -> Any:
@@ -71,13 +90,13 @@ def _answering(proxy: Any) -> Any:
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a trial again as it was, for one that was stopped and is to go on."""
+    """Queue a trial's settings again in its slot, without what its last attempt had found."""
     study.add_trial(
         optuna.create_trial(
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs=trial.user_attrs,
+            user_attrs={k: v for k, v in trial.user_attrs.items() if k == SLOT},
             system_attrs=trial.system_attrs,
         )
     )
@@ -127,6 +146,8 @@ class Reaper:
         return [t.number for t in running if self._is_dead(study, t) and _fail(study, t)]
 
     def _is_dead(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        if not {PULSE, WORKER} & trial.user_attrs.keys():
+            return False  # `optuna ask` has given it to somebody who keeps no pulse
         key, now = (study.study_name, trial.number), time.monotonic()
         beat = trial.user_attrs.get(PULSE)
         known, since = self._seen.get(key, (None, now))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,10 +30,11 @@ from harness.errors import SpecError
 from harness.identity import to_json
 from harness.rng import key
 from sweeps.space import Choice, IntRange, Parameter, Value
-from sweeps.storage import requeue
+from sweeps.storage import SLOT, WORKER, requeue
 from sweeps.studyfile import Study
 
-SLOT, REASON, WORKER = "slot", "reason", "worker"  # user attributes of trials
+REASON = "reason"  # user attribute of a trial: why it has failed
+STATES = {state: state.name.lower() for state in TrialState} | {TrialState.FAIL: "failed"}
 ASKED = "asked"  # user attribute of a study: what its file said
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -67,10 +69,11 @@ def distributions(study: Study, arm: str) -> dict[str, BaseDistribution]:
     return {name: distribution(parameter) for name, parameter in study.parameters(arm).items()}
 
 
-def create(study: Study, storage: Any) -> None:
+def create(study: Study, storage: Any, text_ids: Mapping[str, str] | None = None) -> None:
     """Make the studies that are not there yet, with their slots; to be called by one process.
 
-    SpecError where a study of that name asked something else. More trials than before are added.
+    `text_ids` are fingerprints of the text and the model. SpecError where a study of that name
+    asked something else. More trials than before are added.
     """
     for arm in study.asked.arms:
         made = optuna.create_study(
@@ -80,7 +83,7 @@ def create(study: Study, storage: Any) -> None:
             load_if_exists=True,
         )
         made.set_metric_names(metric_names(study))
-        _settle(made, study, arm)
+        _settle(made, study, arm, text_ids or {})
         _add_slots(made, study, arm)
 
 
@@ -96,19 +99,23 @@ def metric_names(study: Study) -> list[str]:
     return [loss, "overhead seconds"] if study.asked.overhead else [loss]
 
 
-def _settle(made: optuna.Study, study: Study, arm: str) -> None:
+def _settle(made: optuna.Study, study: Study, arm: str, text_ids: Mapping[str, str]) -> None:
     """Write down what is asked, or compare it with what was."""
     asked = to_json(study.asked)
-    space = to_json(study.spaces[arm])
-    new = {"asked": asked, "space": space, "arm": arm, "domains": list(study.domains)}
+    new = {
+        "asked": asked,
+        "space": to_json(study.spaces[arm]),
+        "spec": {**study.identity(arm), **text_ids},
+        "domains": list(study.domains),
+    }
     old = made.user_attrs.get(ASKED)
     if old is None:
         made.set_user_attr(ASKED, new)
         return
     free = ("trials", "spec", "arms")  # more trials; other places; other arms have their own study
     changed = [k for k in asked if k not in free and old["asked"].get(k) != asked[k]]
-    changed += ["space"] if old["space"] != space else []
-    changed += ["domains"] if old["domains"] != new["domains"] else []
+    changed += [k for k in ("space", "domains") if old[k] != new[k]]
+    changed += [f"spec.{k}" for k, v in new["spec"].items() if old["spec"].get(k) != v]
     if changed:
         raise SpecError(
             f"{study.path}: name: the storage holds another study {study.asked.name!r}, which "
@@ -128,26 +135,28 @@ def _add_slots(made: optuna.Study, study: Study, arm: str) -> None:
             made.enqueue_trial(own, user_attrs={SLOT: slot})
 
 
-def load(study: Study, arm: str, storage: Any, worker: int = 0) -> optuna.Study:
+def load(study: Study, arm: str, storage: Any) -> optuna.Study:
     """Return an arm's study with its sampler and pruner; SpecError where it was never created."""
     name = study.optuna_name(arm)
     try:
-        found = optuna.load_study(study_name=name, storage=storage)
+        return optuna.load_study(
+            study_name=name,
+            storage=storage,
+            sampler=sampler(study, arm, int.from_bytes(os.urandom(4))),
+            pruner=_pruner(study),
+        )
     except KeyError:
         fix = f"steelyard study create {study.path}"
         raise SpecError(f"--storage: holds no study {name!r}; make it by {fix}") from None
-    done = sum(t.state != TrialState.WAITING for t in found.get_trials(deepcopy=False))
-    # so that a worker that begins anew does not draw what it has drawn
-    seed = key(0, study.asked.name, arm, worker, done) % 2**32
-    return optuna.load_study(
-        study_name=name,
-        storage=storage,
-        sampler=_sampler(study, seed),
-        pruner=_pruner(study),
-    )
 
 
-def _sampler(study: Study, seed: int) -> optuna.samplers.BaseSampler:
+def sampler(study: Study, arm: str, number: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of trial `number`: by its number alone, whichever worker carries it out.
+
+    TPE and random draw when they are asked for a setting; a Gaussian process draws when a trial is
+    given out, before its number is known, so that its draws cannot be had again.
+    """
+    seed = key(0, study.asked.name, arm, number) % 2**32
     if study.asked.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     first = max(4, study.asked.trials // 4)  # drawn at random, before there is what to learn from
@@ -199,6 +208,11 @@ def num_waiting(found: optuna.Study) -> int:
     return len(found.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
+def num_open(found: optuna.Study) -> int:
+    """Return the trials that are still to be carried out, or are at it."""
+    return num_waiting(found) + num_running(found)
+
+
 def num_running(found: optuna.Study) -> int:
     """Return the trials that a worker of ours is at, or was at when it died.
 
@@ -214,7 +228,7 @@ def rows(found: optuna.Study) -> list[Row]:
         Row(
             number=trial.number,
             slot=trial.user_attrs.get(SLOT),
-            state=trial.state.name.lower(),
+            state=STATES[trial.state],
             values=tuple(trial.values or ()),
             params=dict(trial.params),
             facts={k: v for k, v in trial.user_attrs.items() if k != SLOT},
@@ -236,7 +250,8 @@ def retry_failed(found: optuna.Study) -> int:
 def importances(found: optuna.Study, target: int = 0) -> dict[str, dict[str, float]]:
     """Return how much each parameter matters for objective `target`, by fANOVA and PED-ANOVA.
 
-    Shares of variance; {} where fewer than ten trials have completed or all values are equal.
+    Relative: they sum to 1, of noise too. {} where fewer than ten trials have completed or all
+    values are equal.
     """
     done = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(done) < 10 or len({t.values[target] for t in done}) < 2:

@@ -26,8 +26,9 @@ from pydantic.dataclasses import dataclass
 
 from harness.api import Mixer
 from harness.errors import SpecError
+from harness.preflight import plain
 from harness.spec import Ablation, Name, Seed
-from harness.specfile import load_ablation
+from harness.specfile import build_ablation, read_spec
 from sweeps.space import Choice, Parameter, Space, Value, load_space, nested, validated
 
 FindMethod = Callable[[str], type[Mixer]]
@@ -96,12 +97,19 @@ class StudyFile:
         return self
 
 
+# Fingerprints stand for text and tokenizer; the rest is about the comparison, not about a trial.
+_NOT_OF_A_TRIAL = ("name", "seeds", "arms", "baseline", "primary", "margin", "equal_compute")
+_NOT_OF_A_TRIAL += ("trackers", "checkpoint", "domains", "tokenizer", "splits")
+
+
 @plain_dataclass(frozen=True)
 class Study:
     """A study that has been read, with the spec and the spaces that it names."""
 
     path: Path
     asked: StudyFile
+    raw: dict[str, Any]
+    """The spec's tables, read once: a file that is edited later is not what is tuned."""
     ablation: Ablation
     """As the spec says it: with its own seeds and held-out evaluation."""
     spaces: dict[str, Space]
@@ -121,6 +129,12 @@ class Study:
         """Return the name of an arm's study in Optuna's storage."""
         return f"{self.asked.name}.{arm}"
 
+    def check_arm(self, arm: str) -> None:
+        """Refuse an arm that is not tuned."""
+        if arm not in self.asked.arms:
+            known = ", ".join(self.asked.arms)
+            raise SpecError(f"ARM: {arm!r} is not tuned by this study; choose from {known}")
+
     def parameters(self, arm: str) -> dict[str, Parameter]:
         """Return what may change of an arm, by dotted key."""
         return self.spaces[arm].over(self.domains)
@@ -130,9 +144,22 @@ class Study:
 
         SpecError where the method refuses them.
         """
-        ablation = load_ablation(self.spec_path, (), self.find_method, {arm: nested(values)})
+        changes = {arm: nested(values)}
+        ablation = build_ablation(self.raw, self.spec_path, (), self.find_method, changes)
         evaluation = replace(ablation.evaluation, splits=("tuning",))
         return replace(ablation, seeds=self.asked.seeds, evaluation=evaluation, trackers=())
+
+    def identity(self, arm: str) -> dict[str, Any]:
+        """Return all of the spec that a trial of an arm depends on, as plain JSON values.
+
+        Where the text and the model lie is left out: fingerprints stand for them.
+        """
+        values = plain(self.ablation)
+        kept = {key: value for key, value in values.items() if key not in _NOT_OF_A_TRIAL}
+        kept["splits"] = values["splits"]
+        kept["model"] |= {"source": None, "revision": None}
+        tuned = values["arms"][arm]
+        return {**kept, "arm": {key: tuned[key] for key in ("method", "settings", "data_seed")}}
 
     def defaults(self, arm: str) -> dict[str, Value]:
         """Return the spec's own settings of an arm, those that lie inside of the space."""
@@ -161,9 +188,11 @@ def load_study(path: Path, find_method: FindMethod) -> Study:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}") from None
     asked = validated(StudyFile, raw, str(path))
-    ablation = load_ablation(path.parent / asked.spec, (), find_method)
+    spec_path = path.parent / asked.spec
+    spec = read_spec(spec_path)
+    ablation = build_ablation(spec, spec_path, (), find_method)
     spaces = {label: load_space(path.parent / arm.space) for label, arm in asked.arms.items()}
-    study = Study(path, asked, ablation, spaces, find_method)
+    study = Study(path, asked, spec, ablation, spaces, find_method)
     _check(study)
     return study
 

@@ -15,6 +15,7 @@ of our own, because W&B's engine is a package called `sweeps`, as this folder is
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -146,7 +147,10 @@ class SweptParameter:
             return [*range(self.min, self.max + 1)]
         if self.kind == "q_uniform":
             step = 1 if self.q is None else self.q
-            return [self.min + k * step for k in range(int((self.max - self.min) / step) + 1)]
+            return [
+                self.min + k * step
+                for k in range(math.floor((self.max - self.min) / step + 1e-9) + 1)
+            ]
         return None
 
 

@@ -8,7 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweeps import findings
 from sweeps.study import Row
+from sweeps.studyfile import Study
 
 STATES = ("complete", "pruned", "failed", "running", "waiting")
 
@@ -16,11 +18,11 @@ STATES = ("complete", "pruned", "failed", "running", "waiting")
 def counted(rows: list[Row]) -> dict[str, int]:
     """Return how many slots are in each state; a trial that was tried again counts once."""
     last = {row.slot: row for row in rows if row.slot is not None}
-    names = ["failed" if row.state == "fail" else row.state for row in last.values()]
+    names = [row.state for row in last.values()]
     return {state: names.count(state) for state in STATES}
 
 
-def status(arms: dict[str, list[Row]]) -> Table:
+def status(study: Study, arms: dict[str, list[Row]]) -> Table:
     """Return one line for each arm."""
     table = Table(title="trials by state", title_justify="left")
     table.add_column("arm")
@@ -30,16 +32,16 @@ def status(arms: dict[str, list[Row]]) -> Table:
         counts = counted(rows)
         slots = {row.slot for row in rows if row.slot is not None}
         retries = sum(row.slot is not None for row in rows) - len(slots)
-        lowest = min((r.values[0] for r in rows if r.state == "complete"), default=None)
-        shown = "" if lowest is None else f"{lowest:.4f}"
-        table.add_row(arm, *(str(counts[state]) for state in STATES), str(retries), shown)
+        lowest = findings.best(study, rows)
+        loss = "" if lowest is None else f"{lowest.values[0]:.4f}"
+        table.add_row(arm, *(str(counts[state]) for state in STATES), str(retries), loss)
     return table
 
 
-def best(arm: str, facts: dict[str, Any]) -> RenderableType:
+def best(arm: str, facts: dict[str, Any], has_front: bool) -> RenderableType:
     """Return an arm's best settings beside the spec's own, and what share each parameter has."""
     trials = {trial["number"]: trial for trial in facts["trials"]}
-    if facts["front"]:
+    if has_front and facts["front"]:
         return _front(arm, [trials[number] for number in facts["front"]])
     if facts["best"] is None:
         return Text(f"{arm}: no trial has completed at every seed yet")
@@ -47,7 +49,7 @@ def best(arm: str, facts: dict[str, Any]) -> RenderableType:
     fanova = facts["importances"].get("fanova", {})
     title = f"{arm}: trial {chosen['number']}, tuning loss {chosen['values'][0]:.4f}"
     own = next((t for t in facts["trials"] if t["slot"] == 0 and t["state"] == "complete"), None)
-    if own is not None and facts["defaults"] and own is not chosen:
+    if own is not None and facts["defaults"].keys() == facts["space"].keys() and own is not chosen:
         title += f" ({own['values'][0]:.4f} by the spec's own settings)"
     table = Table(title=title, title_justify="left")
     for name in ("setting", "spec's own", "best", "fANOVA"):

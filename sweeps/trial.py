@@ -8,7 +8,7 @@ that one had finished, and the run that it was at from its last checkpoint.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sweeps.space import Value
     from sweeps.studyfile import Study
 
+RUNS = "runs"  # a trial's fact: (tokens, seconds) by run id
 Stop = Callable[[], bool]
 Curve = Callable[[int, float], bool]
 """Hears of (step, objective) at each evaluation of a run; true ends the run there."""
@@ -44,12 +45,10 @@ class SeedResult:
     """One seed of a trial."""
 
     seed: int
-    run_ids: tuple[str, ...]
-    """The main run, then those that its method asked for."""
     loss: float
     """Tuning loss after the last step, nats per token."""
-    tokens: int
-    """Trained on by all its runs."""
+    runs: dict[str, tuple[int, float]]
+    """Tokens trained on and seconds taken, by run id."""
     train_seconds: float
     """Of the main run."""
     overhead_seconds: float
@@ -58,7 +57,7 @@ class SeedResult:
 
 @dataclass
 class TrialResult:
-    """The seeds of a trial so far."""
+    """The seeds of a trial so far; facts are sums over them."""
 
     seeds: list[SeedResult] = field(default_factory=list)
 
@@ -68,8 +67,8 @@ class TrialResult:
         return statistics.fmean(one.loss for one in self.seeds)
 
     @property
-    def overhead_seconds(self) -> float:
-        """Return the mean overhead of a seed."""
+    def mean_overhead_seconds(self) -> float:
+        """Return the overhead of a seed, mean over seeds."""
         return statistics.fmean(one.overhead_seconds for one in self.seeds)
 
     @property
@@ -81,13 +80,15 @@ class TrialResult:
 
     def facts(self) -> dict[str, Any]:
         """Return what a trial carries along, as plain JSON values."""
+        runs = {run_id: spent for one in self.seeds for run_id, spent in one.runs.items()}
         return {
             "seeds": [one.seed for one in self.seeds],
             "losses": [one.loss for one in self.seeds],
-            "run_ids": [run_id for one in self.seeds for run_id in one.run_ids],
-            "tokens": sum(one.tokens for one in self.seeds),
+            "run_ids": list(runs),
+            "tokens": sum(tokens for tokens, _ in runs.values()),
             "train_seconds": round(sum(one.train_seconds for one in self.seeds), 3),
             "overhead_seconds": round(sum(one.overhead_seconds for one in self.seeds), 3),
+            RUNS: runs,  # last: where it is there, all are
         }
 
 
@@ -119,6 +120,12 @@ class Bench:
         ablation, model_id = localized(self.study.ablation, self.out, self.say)
         return ablation, corpus_id(ablation.corpus, self.out / "corpora"), model_id
 
+    @property
+    def text_ids(self) -> dict[str, str]:
+        """Return fingerprints of the text and of the model that training starts from."""
+        _, text_id, model_id = self._local
+        return {"corpus_id": text_id, "model_id": model_id}
+
     def check(self) -> None:
         """Refuse a model that cannot be built and a corpus that is too small."""
         check_buildable(self._local[0])
@@ -130,6 +137,21 @@ class Bench:
         places = {"model": local.model, "tokenizer": local.tokenizer}  # as folders of this machine
         found = resolve(replace(self.study.at(arm, dict(values)), **places), text_id, model_id)
         return {seed: spec for (label, seed), spec in found.items() if label == arm}
+
+    def seeds(
+        self,
+        specs: Mapping[int, RunSpec],
+        curve: Curve | None,
+        onlooker: Onlooker | None,
+        stop: Stop,
+    ) -> Iterator[SeedResult]:
+        """Yield the result of each seed, in the order of `specs`; `curve` hears of the first."""
+        from harness.loop import InterruptedRunError
+
+        for place, (seed, spec) in enumerate(specs.items()):
+            if stop():  # where its run is there already, nothing else would ask
+                raise InterruptedRunError
+            yield self.carry_out(spec, seed, curve if place == 0 else None, onlooker, stop)
 
     def carry_out(
         self, spec: RunSpec, seed: int, curve: Curve | None, onlooker: Onlooker | None, stop: Stop
@@ -143,7 +165,8 @@ class Bench:
 
         def watch(wanted: RunSpec) -> _Watch:
             inner = None if onlooker is None else onlooker(wanted, seed)
-            heard = curve if wanted.evaluation is not None else None
+            is_main = wanted.evaluation is not None and wanted.label == spec.label
+            heard = curve if is_main else None
             watches.append(_Watch(weights, heard, inner, stop))
             return watches[-1]
 
@@ -179,9 +202,11 @@ class Bench:
         others = sum(_seconds(h) for run_id, h in headers.items() if run_id != carried.main)
         return SeedResult(
             seed=seed,
-            run_ids=tuple(headers),
+            runs={
+                run_id: (header["num_steps"] * header["tokens_per_step"], _seconds(header))
+                for run_id, header in headers.items()
+            },
             loss=losses.at[main["num_steps"]],
-            tokens=sum(h["num_steps"] * h["tokens_per_step"] for h in headers.values()),
             train_seconds=main["costs"]["train"]["seconds"],
             overhead_seconds=own + others,
         )
@@ -198,6 +223,7 @@ def _spent(seed: int, watches: list[_Watch]) -> dict[str, Any]:
         "tokens": sum(watch.tokens for watch in watches),
         "train_seconds": round(main["costs"]["train"]["seconds"], 3),
         "overhead_seconds": round(beside + main["costs"]["mixer"]["seconds"], 3),
+        RUNS: {w.header["run_id"]: (w.tokens, _seconds(w.header)) for w in watches},
     }
 
 

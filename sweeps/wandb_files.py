@@ -18,7 +18,7 @@ import yaml
 
 from harness.errors import SpecError
 from sweeps.following import OBJECTIVE
-from sweeps.space import Choice, IntRange, Parameter, Value
+from sweeps.space import Choice, FloatRange, IntRange, Parameter, Value
 from sweeps.study import num_evaluations
 from sweeps.studyfile import OVER_STEPS, Study
 
@@ -93,17 +93,22 @@ def _range(parameter: Parameter) -> dict[str, Any]:
     """Return a parameter under W&B's name for its distribution."""
     if isinstance(parameter, Choice):
         return {"values": list(parameter.values)}
+    if parameter.step is not None:
+        return {"values": _stepped(parameter)}  # W&B's steps start at 0, and not at the minimum
     bounds = {"min": parameter.low, "max": parameter.high}
     if isinstance(parameter, IntRange):
         if parameter.log:
             return {"distribution": "q_log_uniform_values", **bounds, "q": 1}
-        if parameter.step is None:
-            return {"distribution": "int_uniform", **bounds}
-    elif parameter.log:
-        return {"distribution": "log_uniform_values", **bounds}
-    elif parameter.step is None:
-        return {"distribution": "uniform", **bounds}
-    return {"distribution": "q_uniform", **bounds, "q": parameter.step}
+        return {"distribution": "int_uniform", **bounds}
+    return {"distribution": "log_uniform_values" if parameter.log else "uniform", **bounds}
+
+
+def _stepped(parameter: IntRange | FloatRange) -> list[Value]:
+    """Return the values of a range that has steps."""
+    assert parameter.step is not None
+    number = math.floor((parameter.high - parameter.low) / parameter.step + 1e-9)
+    found = (parameter.low + k * parameter.step for k in range(number + 1))
+    return [x if isinstance(parameter, IntRange) else float(f"{x:.12g}") for x in found]
 
 
 def _points(parameter: Parameter, number: int) -> list[Value]:
@@ -117,7 +122,8 @@ def _points(parameter: Parameter, number: int) -> list[Value]:
         point = low * (high / low) ** share if parameter.log else low + (high - low) * share
         if parameter.step is not None:
             point = low + round((point - low) / parameter.step) * parameter.step
-        point = min(max(float(f"{point:.4g}"), low), high)  # to be read, and never out of bounds
+        if 0 < k < number - 1:
+            point = min(max(float(f"{point:.4g}"), low), high)  # to be read; an end stays as it is
         found.append(round(point) if isinstance(parameter, IntRange) else point)
     return list(dict.fromkeys(found))
 

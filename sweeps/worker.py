@@ -20,15 +20,23 @@ import optuna
 from filelock import FileLock
 
 from harness.errors import SpecError
-from sweeps.storage import BEAT_SECONDS, GRACE_SECONDS, Reaper, open_storage, pulse, requeue
-from sweeps.study import (
-    REASON,
+from sweeps.storage import (
+    BEAT_SECONDS,
+    GRACE_SECONDS,
     SLOT,
     WORKER,
+    Reaper,
+    open_storage,
+    pulse,
+    requeue,
+)
+from sweeps.study import (
+    REASON,
     load,
     num_evaluations,
     num_running,
     num_waiting,
+    sampler,
     suggest,
 )
 from sweeps.studyfile import OVER_STEPS, Study
@@ -39,6 +47,10 @@ POLL_SECONDS = 2.0
 
 class StoppedError(Exception):
     """The worker was asked to stop; its trial goes on when the study does."""
+
+
+class _LostTrialError(BaseException):
+    """The trial is another worker's by now; no Exception, so that Optuna tells nobody of it."""
 
 
 class FailedTrialError(Exception):
@@ -62,7 +74,6 @@ class Worker:
     study: Study
     out: Path
     url: str
-    index: int = 0
     tell: Callable[[Event], None] = print
     stop: Stop = lambda: False
     beat: int = BEAT_SECONDS
@@ -79,7 +90,7 @@ class Worker:
     def work(self) -> None:
         """Carry out trials until no slot is left, also those that others leave behind."""
         storage = open_storage(self.url, self.beat, self.grace)
-        studies = {arm: load(self.study, arm, storage, self.index) for arm in self.study.asked.arms}
+        studies = {arm: load(self.study, arm, storage) for arm in self.study.asked.arms}
         reaper = Reaper(storage, self.grace)
         while not self.stop():
             for arm, found in studies.items():
@@ -104,11 +115,17 @@ class Worker:
                 n_trials=1,
                 catch=(FailedTrialError, StoppedError),
             )
+        except _LostTrialError:
+            pass  # we were believed dead, and the trial is another's by now
+        except ValueError as error:
+            if "Cannot tell" not in str(error):  # Optuna's words for the same, at the very end
+                raise
         finally:
             self._turn.release(force=True)
 
     def _objective(self, arm: str, found: optuna.Study, trial: optuna.Trial, storage: Any) -> Any:
         self._turn.release(force=True)
+        found.sampler = sampler(self.study, arm, trial.number)
         if SLOT not in trial.user_attrs:
             trial.set_user_attr(REASON, "no slot was left")
             raise FailedTrialError("no slot was left")
@@ -117,6 +134,9 @@ class Worker:
         with pulse(trial, storage, self.beat):
             try:
                 values = self._carry_out(arm, trial)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                self.tell(Event("lost", arm, trial.number))
+                raise _LostTrialError from None
             except PrunedRunError as pruned:
                 for name, fact in pruned.spent.items():
                     trial.set_user_attr(name, fact)
@@ -141,28 +161,23 @@ class Worker:
         values = suggest(trial, self.study.parameters(arm))
         try:
             specs = self._bench.specs(arm, values)
-            for place, seed in enumerate(self._order(trial)):
-                if self.stop():  # where its run is there already, nothing else would ask
-                    raise StoppedError
-                curve = self._curve(trial) if place == 0 else None
-                one = self._bench.carry_out(specs[seed], seed, curve, None, self.stop)
+            ordered = {seed: specs[seed] for seed in self._order(trial)}
+            for one in self._bench.seeds(ordered, self._curve(trial), None, self.stop):
                 result.seeds.append(one)
                 for name, fact in result.facts().items():
                     trial.set_user_attr(name, fact)
-                self.tell(Event("seed", arm, trial.number, f"seed {seed}: {one.loss:.4f}"))
-                if self._is_settled(trial, seed, one.loss):
+                self.tell(Event("seed", arm, trial.number, f"seed {one.seed}: {one.loss:.4f}"))
+                if self._is_settled(trial, one.seed, one.loss):
                     break
             if asked.max_overhead is not None:
                 trial.set_constraint("overhead", result.overhead_share - asked.max_overhead)
         except InterruptedRunError:
             raise StoppedError from None
-        except (StoppedError, PrunedRunError):
-            raise
         except (SpecError, RunFailedError) as error:
             raise FailedTrialError(str(error)) from None
-        except Exception as error:  # one trial's trouble, such as memory, is not the study's end
+        except (OSError, MemoryError) as error:  # one trial's trouble is not the study's end
             raise FailedTrialError(f"{type(error).__name__}: {error}") from error
-        return (result.loss, result.overhead_seconds) if asked.overhead else (result.loss,)
+        return (result.loss, result.mean_overhead_seconds) if asked.overhead else (result.loss,)
 
     def _order(self, trial: optuna.Trial) -> list[int]:
         """Return the seeds as they are trained: at random for Wilcoxon, which the order may bias.

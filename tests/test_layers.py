@@ -19,6 +19,7 @@ LAYERS = [
     {"preflight"},
     {"grid", "resolve", "equal_compute"},
     {"worker"},
+    {"opening"},
     {"runner"},
     {"assemble"},
     {"loop", "plans", "trackers", "trainer"},

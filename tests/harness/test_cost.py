@@ -203,7 +203,7 @@ def test_training_is_billed_by_rows(make_loop: MakeLoop, make_spec: MakeSpec) ->
     assert accounts["train"].flops == pytest.approx(5 * 8 * (row.forward + row.backward))
     assert accounts["train"].tokens == 5 * 8 * 32
     assert (accounts["mixer"].flops, accounts["mixer"].tokens) == (0.0, 0)
-    # evaluations at steps 0, 4 and 5, on 4 rows of 4 domains
-    assert accounts["eval"].flops == pytest.approx(3 * 16 * row.forward)
-    assert accounts["eval"].tokens == 3 * 16 * 32
+    # evaluations at steps 0, 4 and 5, on 4 rows of 4 domains, and of the probe set at the end
+    assert accounts["eval"].flops == pytest.approx(4 * 16 * row.forward)
+    assert accounts["eval"].tokens == 4 * 16 * 32
     assert isinstance(row, RowFlops)

@@ -179,6 +179,25 @@ def test_a_loss_that_is_no_number_names_its_domain(sure: float) -> None:
         evaluator(64, 32, **streams).evaluate(OnlyOnB(1.0), Meter())
 
 
+def test_the_probe_set_is_measured_in_nats_and_billed_to_the_referee() -> None:
+    """Its rows are those of the probe shelf: here all guesses are wrong, held out all are right."""
+    total = math.log(VOCABULARY - 1 + math.e)
+    wrong = np.zeros(3 * TOKENS + 1, dtype=np.int64)
+    check = replace(evaluator(a=counting(3)), probe=Shelf({"a": wrong}, TOKENS))
+    meter = Meter()
+
+    (record,) = check.evaluate_probe(Guesser(1.0), meter)
+
+    assert record == {
+        "domain": "a",
+        "nats_per_token": pytest.approx(total),
+        "num_tokens": 3 * TOKENS,
+    }
+    assert (meter.accounts["eval"].flops, meter.accounts["eval"].tokens) == (3 * 10.0, 3 * TOKENS)
+    assert meter.accounts["mixer"].flops == 0
+    assert evaluator(a=counting(3)).evaluate_probe(Guesser(1.0), meter) == []
+
+
 def test_evaluation_is_billed_to_its_own_account() -> None:
     """One forward for each row, and its targets."""
     meter = Meter()

@@ -141,6 +141,24 @@ def test_evaluations_come_at_the_start_every_so_often_and_at_the_end(
     assert [r["tokens"] for r in records[::4]] == [0, 5 * 256, 10 * 256, 12 * 256]
 
 
+@pytest.mark.parametrize(
+    ("splits", "expected"), [(("heldout",), 4), (("heldout", "tuning"), 4), (("tuning",), 0)]
+)
+def test_the_probe_set_is_measured_once_where_results_are_compared(
+    make_loop: MakeLoop, make_spec: MakeSpec, splits: Any, expected: int
+) -> None:
+    """After the last step, when no hook follows; a trial of a study has no use for it."""
+    loop = make_loop(make_spec(evaluation=Evaluation(every=5, rows=2, splits=splits)))
+    loop.run()
+    records = read_records(loop.folder / RECORDS)
+    found = [r for r in records if r["kind"] == "probe"]
+
+    assert len(found) == expected
+    assert {r["step"] for r in found} <= {12}
+    assert records[-expected:] == found if expected else True
+    assert {r["split"] for r in records if r["kind"] == "eval"} == set(splits)
+
+
 # ---- micro-batches ------------------------------------------------------------------------------
 
 

@@ -85,6 +85,18 @@ def test_runs_of_two_commits_are_paired_by_what_they_asked_for(tmp_path: Path) -
     assert row.num_same == 0
 
 
+def test_two_questions_in_one_folder_are_not_taken_for_one(tmp_path: Path) -> None:
+    """The same mixture at the same seed on other text, or at another model, is another cell."""
+    for name, model in (("a", {"size": "nano"}), ("b", {"size": "micro"})):
+        out = write_out(tmp_path, name=name, num_seeds=1, effects={"uniform": 0.0})
+        path = out / "runs" / run_id_of(name, "uniform", 0) / "run.json"
+        mixer = {"class": "baselines.static:Static", "settings": {}, "code": "c"}
+        spec = {"seed": 0, "data_seed": 0, "num_steps": 60, "evaluation": {}, "mixer": mixer}
+        edit(path, git_commit="a" * 40, spec={**spec, "evaluation": {"every": 9}, "model": model})
+
+    assert len(side("aaaa", tmp_path).values) == 2
+
+
 REFUSED = {
     "nowhere/at/all": "is no folder and no commit",
     "abcd": "no finished run in .* was made at this commit",

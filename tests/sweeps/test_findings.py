@@ -12,19 +12,20 @@ from harness.errors import SpecError
 from sweeps import findings
 from sweeps.study import Row
 from sweeps.tables import counted
+from sweeps.trial import RUNS
 
 from .tiny_study import STUDY, tiny_study
 
 
 def row(number: int, *values: float, state: str = "complete", **facts: Any) -> Row:
     """Return a trial at both seeds whose overhead is a tenth of its training."""
-    own = {"seeds": [100, 101], "train_seconds": 10.0, "overhead_seconds": 1.0, **facts}
+    own = {"seeds": [100, 101], "train_seconds": 10.0, "overhead_seconds": 1.0, RUNS: {}, **facts}
     return Row(number, number, state, values, {"settings.every": number}, own, {})
 
 
 def test_the_best_is_the_lowest_complete_trial(tmp_path: Path) -> None:
     study = tiny_study(tmp_path)
-    rows = [row(0, 3.0), row(1, 2.0), row(2, 1.0, state="pruned"), row(3, state="fail")]
+    rows = [row(0, 3.0), row(1, 2.0), row(2, 1.0, state="pruned"), row(3, state="failed")]
 
     found = findings.best(study, rows)
 
@@ -53,21 +54,18 @@ def test_a_trial_over_the_limit_is_never_the_best(tmp_path: Path) -> None:
 
 
 def test_the_front_has_what_nothing_is_below_in_both(tmp_path: Path) -> None:
-    study = tiny_study(tmp_path, head=STUDY + "overhead = true\n")
-    rows = [
-        row(0, 1.0, 9.0),
-        row(1, 2.0, 2.0),
-        row(2, 2.5, 2.0),
-        row(3, 3.0, 1.0),
-        row(4, 3.0, 3.0),
-    ]
+    study = tiny_study(tmp_path)
+    values = [(1.0, 9.0), (2.0, 2.0), (2.5, 2.0), (3.0, 1.0), (3.0, 3.0)]
+    rows = [row(i, loss, overhead_seconds=2 * cost) for i, (loss, cost) in enumerate(values)]
 
     assert [one.number for one in findings.front(study, rows)] == [3, 1, 0]
-    assert findings.front(tiny_study(tmp_path), rows) == []
+    # a trial that was stopped between seeds is on no front
+    stopped = row(5, 0.5, seeds=[100], overhead_seconds=1.0)
+    assert [one.number for one in findings.front(study, [*rows, stopped])] == [3, 1, 0]
 
 
 def test_a_slot_that_was_tried_again_counts_once(tmp_path: Path) -> None:
-    tried = Row(0, 0, "fail", (), {}, {}, {})
+    tried = Row(0, 0, "failed", (), {}, {}, {})
     again = Row(3, 0, "complete", (1.0,), {}, {}, {})
 
     assert counted([tried, again, row(1, 2.0)])["complete"] == 2
@@ -89,5 +87,7 @@ def test_findings_are_plain_json_that_names_storage_and_command(tmp_path: Path) 
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    told_by_hand = Row(0, 0, "complete", (1.0,), {}, {}, {})
+    assert findings.best(tiny_study(tmp_path), [told_by_hand]) is None
     with pytest.raises(SpecError, match="cannot be written"):
         findings.write(tiny_study(tmp_path), tmp_path / "nowhere", {}, "", "")

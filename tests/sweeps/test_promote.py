@@ -14,10 +14,12 @@ from harness.errors import SpecError
 from harness.specfile import load_ablation
 from sweeps.promote import promote
 from sweeps.study import Row
+from sweeps.studyfile import load_study
 
 from .tiny_study import tiny_study
 
 FACTS = {"seeds": [100, 101], "run_ids": ["aa", "bb"], "train_seconds": 1.0, "overhead_seconds": 0}
+FACTS |= {"runs": {"aa": (1, 1.0), "bb": (1, 1.0)}}
 FOUND = {
     "influence": [
         Row(0, 0, "complete", (2.0,), {"settings.every": 4}, FACTS, {}),
@@ -99,7 +101,7 @@ def test_another_trial_than_the_best_may_be_asked_for(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "no such trial": ({"trial": "influence=9"}, "influence has no complete trial 9"),
+    "no such trial": ({"trial": "influence=9"}, "influence has no trial 9 that is complete"),
     "no such arm": ({"trial": "doremi=1"}, "must be ARM=NUMBER"),
     "no number": ({"trial": "influence"}, "must be ARM=NUMBER"),
 }
@@ -111,6 +113,30 @@ def test_a_trial_that_is_not_there_is_refused(case: str, tmp_path: Path) -> None
 
     with pytest.raises(SpecError, match=said):
         promote(tiny_study(tmp_path), FOUND, command(tmp_path / "t.toml", **changes), "")
+
+
+def test_a_trial_of_fewer_seeds_cannot_be_asked_for_either(tmp_path: Path) -> None:
+    stopped = Row(3, 2, "complete", (1.0,), {"settings.every": 2}, {**FACTS, "seeds": [100]}, {})
+    found = {**FOUND, "influence": [*FOUND["influence"], stopped]}
+
+    with pytest.raises(SpecError, match="has no trial 3 that is complete at every seed"):
+        promote(tiny_study(tmp_path), found, command(tmp_path / "t.toml", trial="influence=3"), "")
+
+
+@pytest.mark.parametrize("arms", ['arms = { uniform = { method = "static" } }'])
+def test_arms_in_one_line_are_refused_and_a_folder_that_is_not_there_too(
+    arms: str, tmp_path: Path
+) -> None:
+    study = tiny_study(tmp_path, arms='[arms.uniform]\nspace = "static.toml"\n')
+    found = {"uniform": FOUND["uniform"]}
+    with pytest.raises(SpecError, match="cannot be written"):
+        promote(study, found, command(tmp_path / "no/t.toml"), "")
+    head, _, _ = (tmp_path / "tiny.toml").read_text().partition("[arms.uniform]")
+    (tmp_path / "tiny.toml").write_text(arms + "\n" + head)
+
+    inline = load_study(tmp_path / "study.toml", find_method)
+    with pytest.raises(SpecError, match="cannot be extended"):
+        promote(inline, found, command(tmp_path / "t.toml"), "")
 
 
 def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:

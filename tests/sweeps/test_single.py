@@ -65,7 +65,8 @@ def test_a_trial_is_every_seed_and_one_line_of_json(
         last = [r for r in evals if r["step"] == 12 and r["domain"] == "c"]
         assert [record["nats_per_token"] for record in last] == [loss]
     assert set(result) == {"loss", "losses", "seeds", "run_ids", "tokens", "train_seconds",
-                           "overhead_seconds", "overhead_share"}  # fmt: skip
+                           "overhead_seconds", "overhead_share",
+                           "mean_overhead_seconds", "runs"}  # fmt: skip
     assert f"uniform: tuning loss {result['loss']:.4f}, mean of 2 seeds" in told.err
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.errors import SpecError
-from harness.specfile import load_ablation
+from harness.specfile import build_ablation, read_spec
 from sweeps.space import FloatRange, IntRange, load_space, nested
 
 from .tiny_study import SPEC
@@ -56,6 +55,14 @@ def test_a_range_holds_its_ends_and_no_other_kind_of_value() -> None:
     assert None not in real
 
 
+def test_a_range_with_steps_holds_what_lies_on_them() -> None:
+    whole, real = IntRange(low=2, high=8, step=3), FloatRange(low=0.1, high=0.7, step=0.1)
+
+    assert [value for value in range(10) if value in whole] == [2, 5, 8]
+    assert 0.7 in real
+    assert 0.35 not in real
+
+
 WRONG = {
     'type = "int", low = 4, high = 4': "low must be below high, got 4 and 4",
     'type = "int", low = 0, high = 4, log = true': "a log scale needs low above 0, got 0",
@@ -100,7 +107,7 @@ def test_a_file_that_is_not_there_or_no_toml_is_said(tmp_path: Path) -> None:
 def test_every_space_of_ours_is_one_that_its_method_takes(path: Path, tmp_path: Path) -> None:
     """Each parameter alone at either end, on a spec whose arm is at its defaults."""
     from harness.cli import find_method
-    from sweeps.studyfile import _extremes
+    from sweeps.studyfile import _extremes, _setting
 
     space = load_space(path)
     needs = {  # what the arm has to say before its space makes sense
@@ -116,8 +123,9 @@ def test_every_space_of_ours_is_one_that_its_method_takes(path: Path, tmp_path: 
 
     for key, parameter in space.over(("a", "b", "c")).items():
         for value in _extremes(parameter):
-            tried = load_ablation(spec, (), find_method, {"tuned": nested({key: value})})
-            assert replace(tried)  # validated by its method, or a SpecError names the key
+            change = {"tuned": nested({key: value})}
+            tried = build_ablation(read_spec(spec), spec, (), find_method, change)
+            assert _setting(tried.arms["tuned"].settings, key) == value
 
 
 def test_the_published_methods_have_a_space_and_each_space_has_a_method() -> None:

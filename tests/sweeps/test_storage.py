@@ -16,7 +16,9 @@ from harness.errors import SpecError
 from sweeps.storage import (
     MAX_RETRIES,
     PULSE,
+    WORKER,
     Reaper,
+    open_existing,
     open_storage,
     pulse,
     requeue,
@@ -69,18 +71,35 @@ def test_a_trial_whose_pulse_beats_is_left_alone(journal: Any) -> None:
     assert study.trials[0].state == TrialState.RUNNING
 
 
-def test_a_clock_of_another_machine_plays_no_part(journal: Any) -> None:
-    """A pulse is a count that changes or does not, never a time."""
+def test_a_clock_of_another_machine_plays_no_part(
+    journal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reaper's wall clock is a day ahead; it watches whether a count changes."""
     study = made(journal)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86_400)
+    reaper = Reaper(journal, grace=60)
     with pulse(study.ask(), journal, beat=60):
         time.sleep(0.1)
+        assert reaper.reap(study) == []
+        assert reaper.reap(study) == []
 
-    assert study.trials[0].user_attrs[PULSE] == 0
+    assert study.trials[0].state == TrialState.RUNNING
+
+
+def test_a_trial_that_optuna_ask_gave_to_somebody_else_is_left_to_them(journal: Any) -> None:
+    study = made(journal)
+    study.ask()  # without a worker of ours, and without a pulse
+    reaper = Reaper(journal, grace=0.05)
+    reaper.reap(study)
+    time.sleep(0.1)
+
+    assert reaper.reap(study) == []
 
 
 def test_two_reapers_queue_a_dead_trial_once(journal: Any, tmp_path: Path) -> None:
     study = made(journal)
-    study.ask()
+    study.ask().set_user_attr(WORKER, "here:1")
     other = open_storage(f"journal:{tmp_path / 'log'}")
     same = optuna.load_study(study_name="s", storage=other)
     reapers = [(Reaper(journal, grace=0.1), study), (Reaper(other, grace=0.1), same)]
@@ -97,7 +116,7 @@ def test_two_reapers_queue_a_dead_trial_once(journal: Any, tmp_path: Path) -> No
 def test_a_trial_that_kills_every_worker_is_given_up(journal: Any) -> None:
     study = made(journal)
     for _ in range(MAX_RETRIES + 1):
-        study.ask()
+        study.ask().set_user_attr(WORKER, "here:1")
         reaper = Reaper(journal, grace=0.05)
         reaper.reap(study)
         time.sleep(0.1)
@@ -109,6 +128,7 @@ def test_a_trial_that_kills_every_worker_is_given_up(journal: Any) -> None:
 def test_a_worker_that_was_believed_dead_cannot_finish_the_trial_again(journal: Any) -> None:
     study = made(journal)
     trial = study.ask()
+    trial.set_user_attr(WORKER, "here:1")
     reaper = Reaper(journal, grace=0.05)
     reaper.reap(study)
     time.sleep(0.1)
@@ -188,6 +208,7 @@ def test_what_cannot_be_opened_is_one_line(url: str) -> None:
         ("sqlite:///runs/studies.db", "sqlite:///runs/studies.db"),
         ("grpc://host:13000", "grpc://host:13000"),
         ("journal:/shared/a@b.log", "journal:/shared/a@b.log"),
+        ("postgresql://h/b?user=me&password=secret", "postgresql://h/b?user=me&password=***"),
     ],
 )
 def test_a_password_is_said_nowhere(url: str, shown: str) -> None:
@@ -199,3 +220,13 @@ def test_a_password_is_not_in_a_complaint_either() -> None:
         open_storage("mysql+nodriver://me:secret@host/base")
 
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["sqlite:///{}", "journal:{}", "sqlite:///{}?timeout=9"])
+def test_a_file_that_nobody_has_made_is_refused_and_not_made(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "studies"
+
+    with pytest.raises(SpecError, match="is not there; make it by steelyard study create"):
+        open_existing(kind.format(path), "steelyard study create s.toml")
+
+    assert not path.exists()

@@ -15,6 +15,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
+from harness.cli import find_method
 from harness.errors import SpecError
 from sweeps.space import Choice, FloatRange, IntRange
 from sweeps.study import (
@@ -22,12 +23,15 @@ from sweeps.study import (
     distribution,
     importances,
     load,
+    num_open,
     num_waiting,
     retry_failed,
     rows,
+    sampler,
     search_space_json,
     suggest,
 )
+from sweeps.studyfile import load_study
 
 from .tiny_study import STUDY, tiny_study
 
@@ -54,6 +58,7 @@ def test_every_arm_has_as_many_slots_as_another_and_the_first_is_the_specs_own(
         found = load(study, arm, held)
         assert num_waiting(found) == 3
         assert [row.slot for row in rows(found)] == [0, 1, 2]
+        assert num_open(found) == 3
     first = load(study, "influence", held).ask()
     assert suggest(first, study.parameters("influence")) == study.defaults("influence")
 
@@ -98,23 +103,66 @@ def test_another_space_under_an_old_name_is_refused(tmp_path: Path) -> None:
         create(tiny_study(tmp_path / "b", influence=wider), held)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("steps = 12", "steps = 24", "spec.budget"),
+        ("rows = 8, tokens", "rows = 16, tokens", "spec.batch"),
+        ("probe_rows = 4", "probe_rows = 5", "spec.arm"),
+        ('target = "c"', 'target = "b"', "spec.target"),
+    ],
+)
+def test_another_spec_under_an_old_name_is_refused(
+    old: str, new: str, key: str, tmp_path: Path
+) -> None:
+    """Trials of two experiments in one study would be compared with each other."""
+    held = storage()
+    create(tiny_study(tmp_path), held)
+    path = tmp_path / "tiny.toml"
+    path.write_text(path.read_text().replace(old, new))
+
+    with pytest.raises(SpecError, match=f"differs in {key}"):
+        create(load_study(tmp_path / "study.toml", find_method), held)
+
+
+def test_other_text_under_an_old_name_is_refused_and_other_seeds_of_the_spec_are_not(
+    tmp_path: Path,
+) -> None:
+    held = storage()
+    create(tiny_study(tmp_path), held, {"corpus_id": "one"})
+    path = tmp_path / "tiny.toml"
+    path.write_text(path.read_text().replace("seeds = [0, 1]", "seeds = [0, 1, 2, 3]"))
+    changed = load_study(tmp_path / "study.toml", find_method)
+
+    create(changed, held, {"corpus_id": "one"})
+    with pytest.raises(SpecError, match=r"differs in spec\.corpus_id"):
+        create(changed, held, {"corpus_id": "other"})
+
+
 def test_a_study_that_was_never_made_says_how(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"holds no study 'small\.influence'; make it by"):
         load(tiny_study(tmp_path), "influence", storage())
 
 
-def test_a_worker_that_begins_anew_draws_what_it_has_not_drawn(tmp_path: Path) -> None:
-    """Had the sampler one seed, a resumed study would try its first points again."""
-    study, held = tiny_study(tmp_path), storage()
-    create(study, held)
+@pytest.mark.parametrize("kind", ["tpe", "random"])
+def test_a_trial_draws_by_its_number_whichever_worker_takes_it(kind: str, tmp_path: Path) -> None:
+    """Workers that start together on two machines do not draw the same settings."""
+    study = tiny_study(tmp_path, head=STUDY + f'sampler = "{kind}"\n')
     drawn = []
-    for _ in range(3):
-        found = load(study, "uniform", held)
-        trial = found.ask()
-        drawn.append(tuple(suggest(trial, study.parameters("uniform")).values()))
-        found.tell(trial, 1.0)
+    for _ in range(2):
+        held = storage()
+        create(study, held)
+        draws = {}
+        for _ in range(3):
+            found = load(study, "uniform", held)  # another worker, each time
+            trial = found.ask()
+            found.sampler = sampler(study, "uniform", trial.number)
+            draws[trial.number] = tuple(suggest(trial, study.parameters("uniform")).values())
+            found.tell(trial, 1.0)
+        drawn.append(draws)
 
-    assert len(set(drawn)) == 3
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0].values())) == 3
 
 
 def test_failed_slots_are_queued_again_with_their_settings_and_once(tmp_path: Path) -> None:
@@ -123,6 +171,7 @@ def test_failed_slots_are_queued_again_with_their_settings_and_once(tmp_path: Pa
     found = load(study, "uniform", held)
     trial = found.ask()
     settings = suggest(trial, study.parameters("uniform"))
+    trial.set_user_attr("reason", "it fell")
     found.tell(trial, state=TrialState.FAIL)
 
     assert retry_failed(found) == 1
@@ -130,7 +179,7 @@ def test_failed_slots_are_queued_again_with_their_settings_and_once(tmp_path: Pa
 
     again = found.trials[-1]
     assert again.params == settings
-    assert again.user_attrs["slot"] == 0
+    assert again.user_attrs == {"slot": 0}  # and nothing of what the attempt had found
 
 
 def test_the_search_space_is_what_optuna_ask_takes(tmp_path: Path) -> None:

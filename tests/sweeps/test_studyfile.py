@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import find_method
 from harness.errors import SpecError
-from sweeps.studyfile import StudyFile
+from sweeps.studyfile import load_study
 
-from .tiny_study import ARMS, SPACES, STUDY, tiny_study
+from .tiny_study import ARMS, SPACES, STUDY, tiny_study, write_study
 
 
 def test_a_trial_evaluates_on_the_tuning_set_alone_at_the_seeds_of_the_study(
@@ -38,12 +39,12 @@ def test_the_specs_own_settings_are_known_where_they_lie_in_the_space(tmp_path: 
     assert study.defaults("uniform") == {}  # "uniform" is a rule, and no weight of a domain
 
 
-def test_every_arm_has_the_same_number_of_trials_by_the_form_of_the_file() -> None:
-    """There is one `trials`, at the top: an arm has no key for a number of its own."""
-    assert "trials" in StudyFile.__dataclass_fields__
-    from sweeps.studyfile import Tuned
+def test_an_arm_has_no_number_of_trials_of_its_own(tmp_path: Path) -> None:
+    """There is one `trials`, at the top: nobody gets more tries than another."""
+    arms = ARMS.replace('space = "influence.toml"', 'space = "influence.toml"\ntrials = 9')
 
-    assert set(Tuned.__dataclass_fields__) & {"trials", "n_trials", "budget"} == set()
+    with pytest.raises(SpecError, match=r"arms\.influence\.trials: unknown key"):
+        tiny_study(tmp_path, arms=arms)
 
 
 REFUSED = {
@@ -106,9 +107,17 @@ def test_a_space_whose_ends_the_method_refuses_is_refused_before_any_trial(tmp_p
 
 def test_a_setting_inside_of_a_name_asks_for_a_table(tmp_path: Path) -> None:
     """`estimator = "group"` has no keys inside that could be set."""
-    study = tiny_study(tmp_path, arms=ARMS)
+    write_study(tmp_path)
     text = (tmp_path / "tiny.toml").read_text()
     (tmp_path / "tiny.toml").write_text(text.replace("{ check_rows = 2 }", '"directional"'))
 
     with pytest.raises(SpecError, match=r"settings\.estimator: is 'directional'.*write it as a"):
-        study.at("influence", {"settings.estimator.difference": "central"})
+        load_study(tmp_path / "study.toml", find_method)
+
+
+def test_a_spec_that_is_edited_later_is_not_what_is_tuned(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path)
+    text = (tmp_path / "tiny.toml").read_text()
+    (tmp_path / "tiny.toml").write_text(text.replace("steps = 12", "steps = 24"))
+
+    assert study.at("influence", {}).num_steps == study.ablation.num_steps == 12

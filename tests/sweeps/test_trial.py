@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from harness.cli import find_method
 from harness.errors import SpecError
-from sweeps.storage import open_storage
+from sweeps.storage import open_storage, requeue
 from sweeps.study import create, load, rows
 from sweeps.studyfile import Study, load_study
 from sweeps.trial import Bench, PrunedRunError, SeedResult, TrialResult
@@ -45,10 +45,10 @@ def one_seed(study: Study, out: Path, curve: Any = None, stop: Any = lambda: Fal
 
 
 def test_a_trial_computes_no_held_out_number(tmp_path: Path, out: Path) -> None:
-    """Neither in its records nor anywhere in its files, and its evaluator holds no held-out row."""
+    """Neither in its records, nor asked for by its spec."""
     found = one_seed(tiny_study(tmp_path), out)
 
-    (run_id,) = found.run_ids
+    (run_id,) = found.runs
     evaluated = {r["split"] for r in records(out, run_id) if r["kind"] == "eval"}
     assert evaluated == {"tuning"}
     header = json.loads((out / "runs" / run_id / "run.json").read_text())
@@ -65,10 +65,9 @@ def test_a_method_with_runs_of_its_own_computes_none_either(tmp_path: Path, out:
 
     found = at.carry_out(spec, 100, None, None, lambda: False)
 
-    assert len(found.run_ids) == 3
-    assert found.tokens == 3 * 12 * 8 * 16
+    assert [tokens for tokens, _ in found.runs.values()] == [12 * 8 * 16] * 3
     assert found.overhead_seconds > found.train_seconds
-    for run_id in found.run_ids:
+    for run_id in found.runs:
         assert "heldout" not in (out / "runs" / run_id / "records.jsonl").read_text()
 
 
@@ -78,10 +77,10 @@ def test_the_objective_is_the_targets_last_tuning_loss_or_the_mean(
     of_target = one_seed(tiny_study(tmp_path / "a"), out)
     of_mean = one_seed(tiny_study(tmp_path / "b", head=STUDY + 'objective = "mean"\n'), out)
 
-    assert of_target.run_ids == of_mean.run_ids  # one run, read in two ways
+    assert of_target.runs == of_mean.runs  # one run, read in two ways
     last = {
         r["domain"]: r["nats_per_token"]
-        for r in records(out, of_target.run_ids[0])
+        for r in records(out, next(iter(of_target.runs)))
         if r["kind"] == "eval" and r["step"] == 12
     }
     assert of_target.loss == pytest.approx(last["c"], rel=1e-12)
@@ -118,7 +117,7 @@ def test_a_curve_is_heard_at_each_evaluation_and_may_end_the_run(tmp_path: Path,
     # the same settings go on from there when a later trial wants all of it, and are pruned again
     # from what is on the disk when one does not
     whole = at.carry_out(at.specs("uniform", mix)[100], 100, None, None, lambda: False)
-    assert whole.tokens == 12 * 8 * 16
+    assert [tokens for tokens, _ in whole.runs.values()] == [12 * 8 * 16]
     with pytest.raises(PrunedRunError):
         at.carry_out(at.specs("uniform", mix)[100], 100, curve, None, lambda: False)
 
@@ -170,7 +169,7 @@ def test_a_trial_that_fails_takes_its_slot_says_why_and_stops_nobody(
         one.work()
 
     found = found_rows(study, "uniform", url)
-    assert [row.state for row in found] == ["complete", "fail", "complete"]
+    assert [row.state for row in found] == ["complete", "failed", "complete"]
     assert found[1].facts["reason"] == "settings.weights: too heavy"
     assert [e.text for e in heard if e.kind == "failed"] == ["settings.weights: too heavy"]
 
@@ -185,7 +184,7 @@ def test_a_stopped_worker_leaves_its_trial_to_the_next_with_its_settings(
     one.work()
 
     first, *_, again = found_rows(study, "uniform", url)
-    assert (first.state, again.state) == ("fail", "waiting")
+    assert (first.state, again.state) == ("failed", "waiting")
     assert (first.slot, again.slot) == (0, 0)
     assert first.params == again.params
 
@@ -193,7 +192,7 @@ def test_a_stopped_worker_leaves_its_trial_to_the_next_with_its_settings(
     other.work()
 
     found = found_rows(study, "uniform", url)
-    assert [row.state for row in found] == ["fail", "complete", "complete", "complete"]
+    assert [row.state for row in found] == ["failed", "complete", "complete", "complete"]
     assert found[-1].facts["run_ids"][0] == first.facts["run_ids"][0]  # found, not trained again
 
 
@@ -244,7 +243,7 @@ def test_wilcoxon_reports_seeds_in_an_order_of_its_own_and_prunes_between_them(
 
 
 def test_two_objectives_are_loss_and_overhead_seconds(tmp_path: Path, out: Path) -> None:
-    head = STUDY.replace("trials = 3", "trials = 2") + "overhead = true\nmax_overhead = 1e-9\n"
+    head = STUDY.replace("trials = 3", "trials = 2") + "overhead = true\n"
     study = tiny_study(tmp_path, head=head, arms=ONE_ARM)
     url = f"journal:{tmp_path / 'log'}"
     one, _ = worker(study, out, url)
@@ -284,18 +283,48 @@ def test_a_trial_without_a_slot_is_given_back(tmp_path: Path, out: Path) -> None
 
     *kept, surplus = found_rows(study, "uniform", url)
     assert kept == before
-    assert (surplus.state, surplus.slot) == ("fail", None)
+    assert (surplus.state, surplus.slot) == ("failed", None)
     assert surplus.facts["reason"] == "no slot was left"
 
 
-def test_facts_of_a_trial_add_up_over_its_seeds() -> None:
+def test_a_worker_that_was_believed_dead_gives_its_trial_up_and_goes_on(
+    tmp_path: Path, out: Path
+) -> None:
+    """Another has the trial by now: what this one finds is told to nobody."""
+    study, url = tiny_study(tmp_path, arms=STATIC), f"journal:{tmp_path / 'log'}"
+    one, heard = worker(study, out, url)
+    real = Bench.carry_out
+
+    def carry_out(self: Bench, *arguments: Any) -> Any:
+        found = load(study, "uniform", open_storage(url))
+        first = found.trials[0]
+        if first.state == TrialState.RUNNING:
+            requeue(found, first)
+            found.tell(0, state=TrialState.FAIL)
+        return real(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "carry_out", carry_out)
+        one.work()
+
+    found = found_rows(study, "uniform", url)
+    assert [row.state for row in found] == ["failed", "complete", "complete", "complete"]
+    assert [row.slot for row in found] == [0, 1, 2, 0]
+    assert [event.kind for event in heard].count("lost") == 1
+
+
+def test_facts_of_a_trial_add_up_over_its_seeds_and_shared_runs_count_once() -> None:
     result = TrialResult(
-        [SeedResult(1, ("a",), 2.0, 10, 4.0, 1.0), SeedResult(2, ("b", "c"), 4.0, 20, 6.0, 4.0)]
+        [
+            SeedResult(1, 2.0, {"a": (10, 5.0), "shared": (5, 1.0)}, 4.0, 1.0),
+            SeedResult(2, 4.0, {"b": (20, 9.0), "shared": (5, 1.0)}, 6.0, 4.0),
+        ]
     )
 
     assert result.loss == 3.0
-    assert result.overhead_seconds == 2.5
+    assert result.mean_overhead_seconds == 2.5
     assert result.overhead_share == 0.5
-    assert result.facts()["run_ids"] == ["a", "b", "c"]
-    assert result.facts()["tokens"] == 30
-    assert dataclasses.is_dataclass(result)
+    assert result.facts()["run_ids"] == ["a", "shared", "b"]
+    assert result.facts()["tokens"] == 35
+    assert result.facts()["overhead_seconds"] == 5.0
+    assert list(result.facts())[-1] == "runs"
