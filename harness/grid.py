@@ -98,7 +98,7 @@ class Grid:
         ours, theirs = self._context.Pipe()
         arguments = (theirs, self.site, self._stop)
         process = self._context.Process(target=work, args=arguments)
-        with _interrupts_held():
+        with interrupts_held():
             process.start()
         theirs.close()  # or the pipe would outlive the worker, and tell of no death
         worker = _Worker(process, ours)
@@ -185,7 +185,7 @@ def _taking_signals(ask_to_stop: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back; a process that is started here never hears it, not even while it starts."""
     resource_tracker.ensure_running()  # its own start lifts the hold
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -12,7 +12,7 @@ StudyPath = Annotated[Path, *positional("STUDY")]
 Arm = Annotated[str, *positional("ARM")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _OfStudy:
     """What names a study and where Optuna has it."""
 
@@ -77,7 +77,7 @@ class StudyBest(_OnStudy):
 
 @dataclass(frozen=True)
 class StudyRetry(_OnStudy):
-    """Queue the failed trials again, with their settings.
+    """Queue the failed trials again, with their settings, and those that were asked and never told.
 
     Example: steelyard study retry sweeps/studies/rebalancing.toml --out runs/tuning
     """
@@ -97,10 +97,10 @@ class StudyPromote(_OnStudy):
     trial: str | None = None
     """ARM=NUMBER of another trial than the best, such as one of the front."""
     force: bool = False
-    """Write over an existing file."""
+    """Write over an existing file, and though some arms have had fewer trials than others."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyTrial(_OfStudy):
     """Carry out one trial of an arm at given settings, and print its result as JSON.
 
@@ -110,7 +110,7 @@ class StudyTrial(_OfStudy):
     Example: steelyard study trial sweeps/studies/methods.toml temperature --settings.tau=5
     """
 
-    arm: Arm = ""
+    arm: Arm
     """Which arm."""
     params: str | None = None
     """All settings as one JSON object, as `optuna ask` prints them, in place of options."""
@@ -129,7 +129,7 @@ class StudySpace:
 
     study: StudyPath
     """The study, a TOML file."""
-    arm: Arm = ""
+    arm: Arm
     """Which arm."""
 
 

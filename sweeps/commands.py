@@ -79,6 +79,8 @@ class _Desk:
         with FileLock(self.out / "studies" / ".create.lock"):
             storage = open_storage(self.url)
             create(self.study, storage, Bench(self.study, self.out).text_ids)
+        if self.study.asked.overhead:
+            self.say("two objectives: a front instead of one best, and no pruning")
         return storage
 
     def existing(self) -> Any:
@@ -111,8 +113,6 @@ def _create(desk: _Desk) -> int:
     for arm in asked.arms:
         shown = f"optuna trials --storage {desk.shown_url} --study-name"
         desk.say(f"{shown} {desk.study.optuna_name(arm)}")
-    if asked.overhead:
-        desk.say("two objectives: a front instead of one best, and no pruning")
     return 0
 
 
@@ -144,7 +144,10 @@ def _run(desk: _Desk) -> int:
         desk.say("stopped: workers keep dying; the same command goes on from what is saved")
         return 1
     done = [tables.counted(rows(load(study, arm, storage))) for arm in study.asked.arms]
-    return 0 if all(counts["complete"] for counts in done) else 1
+    asked = sum(counts["running"] + counts["waiting"] for counts in done)
+    if asked:
+        desk.say(f"{asked} trials are with others (optuna ask); tell them, or study retry")
+    return 0 if all(counts["complete"] for counts in done) and not asked else 1
 
 
 def _status(desk: _Desk) -> int:

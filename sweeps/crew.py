@@ -17,6 +17,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.grid import interrupts_held
 from sweeps.studyfile import FindMethod, Study, load_study
 from sweeps.worker import Event, Worker
 
@@ -114,7 +115,8 @@ class Crew:
         ours, theirs = self._context.Pipe(duplex=False)
         arguments = (theirs, self._stop, self.job, self.study.find_method)
         process = self._context.Process(target=_work, args=arguments)
-        process.start()
+        with interrupts_held():
+            process.start()
         theirs.close()
         self._pipes[ours] = process
 

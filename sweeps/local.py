@@ -121,7 +121,7 @@ def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
     if rule is None:
         return optuna.pruners.NopPruner()
     most: Any = rule.max_iter or "auto"
-    eta = max(2, round(rule.eta))
+    eta = int(rule.eta)
     return optuna.pruners.HyperbandPruner(rule.first, max_resource=most, reduction_factor=eta)
 
 

@@ -16,10 +16,11 @@ from harness.errors import SpecError
 from harness.files import whole_file
 from harness.runner import git_state
 from harness.specfile import build_ablation
-from sweeps.findings import best, eligible
+from sweeps.findings import best, eligible, front
 from sweeps.space import nested
 from sweeps.study import Row
 from sweeps.studyfile import Study
+from sweeps.tables import counted
 
 
 def promote(study: Study, found: dict[str, list[Row]], command: Any, storage: str) -> list[str]:
@@ -27,6 +28,7 @@ def promote(study: Study, found: dict[str, list[Row]], command: Any, storage: st
     to: Path = command.to
     if to.exists() and not command.force:
         raise SpecError(f"--to: {to} exists; choose another path, or add --force")
+    _check_equal(study, found, command.force)
     wanted = _wanted(study, command.trial)
     text = study.spec_path.read_text()
     raw = tomllib.loads(text)
@@ -39,7 +41,7 @@ def promote(study: Study, found: dict[str, list[Row]], command: Any, storage: st
             where = f"{study.path}: arms.{arm}.promoted"
             raise SpecError(f"{where}: {label!r} is an arm of the spec already; choose another")
         settled = _merged(raw["arms"][arm], nested(row.params))
-        settled["provenance"] = _provenance(study, arm, row, storage)
+        settled["provenance"] = _provenance(study, arm, row, rows, storage)
         if study.ablation.arms[arm].settings.is_fixed:
             settled["control"] = True  # what any method has to beat, and no method itself
         expected["arms"][label] = settled
@@ -69,6 +71,24 @@ def _extended(study: Study, text: str, name: str, expected: dict[str, Any], tabl
     return written
 
 
+def _check_equal(study: Study, found: dict[str, list[Row]], is_forced: bool) -> None:
+    """Refuse arms of which one has had fewer trials than another: search is what is equal."""
+    open_ = {arm: _num_done(rows) for arm, rows in found.items()}
+    behind = {arm: done for arm, done in open_.items() if done < study.asked.trials}
+    if behind and not is_forced:
+        told = ", ".join(f"{arm} {done}" for arm, done in behind.items())
+        raise SpecError(
+            f"{study.path}: trials: {study.asked.trials} are for every arm, and some are still to "
+            f"be done ({told}); go on with `study run`, or add --force"
+        )
+
+
+def _num_done(rows: list[Row]) -> int:
+    """Return the slots whose last trial has ended."""
+    counts = counted(rows)
+    return counts["complete"] + counts["pruned"] + counts["failed"]
+
+
 def _wanted(study: Study, given: str | None) -> dict[str, int]:
     if given is None:
         return {}
@@ -85,20 +105,26 @@ def _chosen(study: Study, arm: str, rows: list[Row], number: int | None) -> Row:
             why = "complete at every seed and within the study's constraint"
             raise SpecError(f"--trial: {arm} has no trial {number} that is {why}")
         return row
+    if study.asked.overhead:
+        front_ = ", ".join(str(row.number) for row in front(study, rows))
+        raise SpecError(
+            f"{arm}: two objectives have no one best; choose from its front by "
+            f"--trial {arm}=NUMBER ({front_})"
+        )
     row = best(study, rows)
     if row is None:
         raise SpecError(f"{arm}: no trial has completed at every seed; go on with `study run`")
     return row
 
 
-def _provenance(study: Study, arm: str, row: Row, storage: str) -> dict[str, Any]:
+def _provenance(study: Study, arm: str, row: Row, rows: list[Row], storage: str) -> dict[str, Any]:
     """Return where an arm's settings come from, and the seeds that it may not be compared on."""
     commit, dirty = git_state()
     return {
         "study": study.asked.name,
         "arm": arm,
         "trial": row.number,
-        "trials": study.asked.trials,
+        "trials": _num_done(rows),
         "tuning_loss": row.values[0],
         "seeds": sorted(row.facts["seeds"]),
         "run_ids": row.facts["run_ids"],

@@ -58,7 +58,9 @@ def open_storage(url: str, beat: int = BEAT_SECONDS, grace: int = GRACE_SECONDS)
         )
     except Exception as error:  # of SQLAlchemy, of a driver that is not installed, of grpc
         told = error.__cause__ or error  # such as the name of the driver that is not installed
-        reason = next(iter(str(told).splitlines()), type(told).__name__)
+        reason = next(iter(str(told).splitlines()), f"no answer ({type(told).__name__})")
+        if isinstance(told, ModuleNotFoundError):
+            reason = f"its driver {told.name} is not installed; pip install {told.name}"
         known = "sqlite:///FILE, postgresql://..., journal:FILE or grpc://HOST:PORT"
         shown = without_password(url)
         raise SpecError(f"--storage: {shown!r} cannot be opened: {reason}; give {known}") from None

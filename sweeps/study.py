@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -101,18 +102,29 @@ def metric_names(study: Study) -> list[str]:
 
 def _settle(made: optuna.Study, study: Study, arm: str, text_ids: Mapping[str, str]) -> None:
     """Write down what is asked, or compare it with what was."""
-    asked = to_json(study.asked)
-    new = {
-        "asked": asked,
+    old = made.user_attrs.get(ASKED)
+    new = _asked(study, arm, text_ids)
+    if old is not None:
+        _compare(study, old, new)
+        if old["asked"]["trials"] > study.asked.trials:
+            fix = f"set trials to {old['asked']['trials']} or more"
+            raise SpecError(f"{study.path}: trials: the study has more already; {fix}")
+    made.set_user_attr(ASKED, new)
+
+
+def _asked(study: Study, arm: str, text_ids: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "asked": to_json(study.asked),
         "space": to_json(study.spaces[arm]),
         "spec": {**study.identity(arm), **text_ids},
         "domains": list(study.domains),
     }
-    old = made.user_attrs.get(ASKED)
-    if old is None:
-        made.set_user_attr(ASKED, new)
-        return
+
+
+def _compare(study: Study, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse to take another study's trials for this one's."""
     free = ("trials", "spec", "arms")  # more trials; other places; other arms have their own study
+    asked = new["asked"]
     changed = [k for k in asked if k not in free and old["asked"].get(k) != asked[k]]
     changed += [k for k in ("space", "domains") if old[k] != new[k]]
     changed += [f"spec.{k}" for k, v in new["spec"].items() if old["spec"].get(k) != v]
@@ -121,10 +133,6 @@ def _settle(made: optuna.Study, study: Study, arm: str, text_ids: Mapping[str, s
             f"{study.path}: name: the storage holds another study {study.asked.name!r}, which "
             f"differs in {', '.join(changed)}; choose another name"
         )
-    if old["asked"]["trials"] > study.asked.trials:
-        fix = f"set trials to {old['asked']['trials']} or more"
-        raise SpecError(f"{study.path}: trials: the study has more already; {fix}")
-    made.set_user_attr(ASKED, new)
 
 
 def _add_slots(made: optuna.Study, study: Study, arm: str) -> None:
@@ -136,10 +144,13 @@ def _add_slots(made: optuna.Study, study: Study, arm: str) -> None:
 
 
 def load(study: Study, arm: str, storage: Any) -> optuna.Study:
-    """Return an arm's study with its sampler and pruner; SpecError where it was never created."""
+    """Return an arm's study with its sampler and pruner.
+
+    SpecError where it was never created, or asked something else.
+    """
     name = study.optuna_name(arm)
     try:
-        return optuna.load_study(
+        found = optuna.load_study(
             study_name=name,
             storage=storage,
             sampler=sampler(study, arm, int.from_bytes(os.urandom(4))),
@@ -148,6 +159,8 @@ def load(study: Study, arm: str, storage: Any) -> optuna.Study:
     except KeyError:
         fix = f"steelyard study create {study.path}"
         raise SpecError(f"--storage: holds no study {name!r}; make it by {fix}") from None
+    _compare(study, found.user_attrs[ASKED], _asked(study, arm, {}))
+    return found
 
 
 def sampler(study: Study, arm: str, number: int) -> optuna.samplers.BaseSampler:
@@ -169,14 +182,14 @@ def _pruner(study: Study) -> optuna.pruners.BasePruner:
     asked = study.asked
     if asked.pruner == "wilcoxon":
         return optuna.pruners.WilcoxonPruner(p_threshold=asked.threshold)
-    # A method that rebalances has done nothing yet in its first steps, and a warm-up is no result:
-    # nothing is pruned in the first half of a run.
     most = num_evaluations(study)
     if asked.pruner == "median":
+        # What rebalances has done nothing yet in its first steps: nothing is pruned in the first
+        # half of a run.
         first = max(4, asked.trials // 4)
         return optuna.pruners.MedianPruner(n_startup_trials=first, n_warmup_steps=most // 2 + 1)
-    if asked.pruner == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=most // 2 + 1, max_resource=most)
+    if asked.pruner == "hyperband":  # whose point is to stop early, in some of its brackets
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=most)
     return optuna.pruners.NopPruner()
 
 
@@ -213,13 +226,21 @@ def num_open(found: optuna.Study) -> int:
     return num_waiting(found) + num_running(found)
 
 
-def num_running(found: optuna.Study) -> int:
+def num_running(found: optuna.Study, young: float = 0.0) -> int:
     """Return the trials that a worker of ours is at, or was at when it died.
 
-    One that `optuna ask` has given to somebody else may never be told, and is not waited for.
+    One that `optuna ask` has given to somebody else may never be told, and is not waited for; but
+    one that was taken less than `young` seconds ago may be ours, and not have said so yet.
     """
     running = found.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return sum(WORKER in trial.user_attrs for trial in running)
+    return sum(WORKER in trial.user_attrs or _age(trial) < young for trial in running)
+
+
+def _age(trial: FrozenTrial) -> float:
+    """Return the seconds since a trial was taken, by the clock of whoever took it."""
+    if trial.datetime_start is None:
+        return 0.0
+    return (datetime.now() - trial.datetime_start).total_seconds()
 
 
 def rows(found: optuna.Study) -> list[Row]:
@@ -239,12 +260,20 @@ def rows(found: optuna.Study) -> list[Row]:
 
 
 def retry_failed(found: optuna.Study) -> int:
-    """Queue again the slots whose last trial failed; return how many."""
+    """Queue again the slots whose last trial failed, or was asked for and never told.
+
+    Return how many. A trial that a worker of ours is at is left to it.
+    """
     last = {t.user_attrs[SLOT]: t for t in found.get_trials() if SLOT in t.user_attrs}
-    failed = [trial for trial in last.values() if trial.state == TrialState.FAIL]
-    for trial in failed:
+    number = 0
+    for trial in last.values():
+        if trial.state == TrialState.RUNNING and WORKER not in trial.user_attrs:
+            found.tell(trial.number, state=TrialState.FAIL)
+        elif trial.state != TrialState.FAIL:
+            continue
         requeue(found, trial)
-    return len(failed)
+        number += 1
+    return number
 
 
 def importances(found: optuna.Study, target: int = 0) -> dict[str, dict[str, float]]:

@@ -73,8 +73,9 @@ class StudyFile:
     """Constraint: overhead as a share of the main run's training seconds."""
     sampler: Literal["tpe", "random", "gp"] = "tpe"
     pruner: Literal["none", "wilcoxon", "median", "hyperband"] = "none"
-    """`wilcoxon` stops between seeds; `median` and `hyperband` stop the first seed's run between
-    evaluations."""
+    """`wilcoxon` stops between seeds. `median` and `hyperband` stop the first seed's run between
+    evaluations: median in the second half of a run alone, hyperband from the first on, where a
+    method that has not rebalanced yet looks like any other."""
     threshold: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.1
     """For wilcoxon: the p below which a trial is worse than the best."""
 

@@ -60,7 +60,7 @@ class Hyperband:
     min_iter: Count | None = None
     max_iter: Count | None = None
     s: Count | None = None
-    eta: Annotated[float, Field(gt=1)] = 3.0
+    eta: Annotated[int, Field(gt=1)] = 3
 
     @model_validator(mode="after")
     def _has_a_scale(self) -> Self:

@@ -26,7 +26,7 @@ from sweeps.studyfile import OVER_STEPS, Study
 def write_sweeps(study: Study, folder: Path) -> list[Path]:
     """Write STUDY.ARM.yaml for each tuned arm; return the paths.
 
-    SpecError where a grid has more points than the study allows trials.
+    SpecError where a grid has not as many points as every arm has trials.
     """
     texts = {folder / f"{study.optuna_name(arm)}.yaml": text(study, arm, folder)
              for arm in study.asked.arms}  # fmt: skip
@@ -83,10 +83,12 @@ def _early_terminate(study: Study) -> dict[str, Any]:
     """Return W&B's only rule, as near to the study's own pruner as it goes.
 
     Values are counted from that of the untrained model, which is number 0. As in the study itself,
-    nothing ends in the first half of a run.
+    median ends nothing in the first half of a run.
     """
-    eta = 2 if study.asked.pruner == "median" else 3  # the better half, or third, goes on
-    return {"type": "hyperband", "min_iter": num_evaluations(study) // 2 + 1, "eta": eta}
+    if study.asked.pruner == "hyperband":
+        return {"type": "hyperband", "min_iter": 1, "eta": 3}
+    # the better half goes on
+    return {"type": "hyperband", "min_iter": num_evaluations(study) // 2 + 1, "eta": 2}
 
 
 def _range(parameter: Parameter) -> dict[str, Any]:
@@ -129,11 +131,11 @@ def _points(parameter: Parameter, number: int) -> list[Value]:
 
 
 def _check_size(study: Study, arm: str, size: int) -> None:
-    if size <= study.asked.trials:
+    if size == study.asked.trials:
         return
     raise SpecError(
-        f"{study.path}: arms.{arm}.grid: gives {size} points, and trials = {study.asked.trials} "
-        'are for every arm; give fewer, raise trials, or set wandb = "random"'
+        f"{study.path}: arms.{arm}.grid: gives {size} points, and every arm has trials = "
+        f'{study.asked.trials}, no more and no fewer; change one of them, or set wandb = "random"'
     )
 
 

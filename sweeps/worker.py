@@ -100,7 +100,7 @@ class Worker:
             if any(waiting.values()):
                 arm = max(waiting, key=lambda one: waiting[one])  # all arms advance together
                 self._take(arm, studies[arm], storage)
-            elif any(num_running(found) for found in studies.values()):
+            elif any(num_running(found, 2 * self.grace) for found in studies.values()):
                 time.sleep(POLL_SECONDS)  # its worker may die, and leave the trial to us
             else:
                 return

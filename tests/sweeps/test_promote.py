@@ -14,9 +14,18 @@ from harness.errors import SpecError
 from harness.specfile import load_ablation
 from sweeps.promote import promote
 from sweeps.study import Row
-from sweeps.studyfile import load_study
+from sweeps.studyfile import Study, load_study
 
-from .tiny_study import tiny_study
+from .tiny_study import STUDY
+from .tiny_study import tiny_study as tiny
+
+HEAD = STUDY.replace("trials = 3", "trials = 1")  # as many as every arm has here at least
+
+
+def tiny_study(folder: Path, **written: Any) -> Study:
+    """Return the tiny study, of one trial unless it is said otherwise."""
+    return tiny(folder, **{"head": HEAD, **written})
+
 
 FACTS = {"seeds": [100, 101], "run_ids": ["aa", "bb"], "train_seconds": 1.0, "overhead_seconds": 0}
 FACTS |= {"runs": {"aa": (1, 1.0), "bb": (1, 1.0)}}
@@ -71,7 +80,7 @@ def test_provenance_names_study_trial_seeds_and_runs(tmp_path: Path) -> None:
     found = load_ablation(to, (), find_method).arms["influence_tuned"].provenance
 
     assert found is not None
-    assert (found.study, found.arm, found.trial, found.trials) == ("small", "influence", 7, 3)
+    assert (found.study, found.arm, found.trial, found.trials) == ("small", "influence", 7, 2)
     assert found.seeds == (100, 101)
     assert found.run_ids == ("aa", "bb")
     assert found.tuning_loss == 1.5
@@ -121,6 +130,27 @@ def test_a_trial_of_fewer_seeds_cannot_be_asked_for_either(tmp_path: Path) -> No
 
     with pytest.raises(SpecError, match="has no trial 3 that is complete at every seed"):
         promote(tiny_study(tmp_path), found, command(tmp_path / "t.toml", trial="influence=3"), "")
+
+
+def test_arms_that_have_had_fewer_trials_than_others_are_not_promoted(tmp_path: Path) -> None:
+    """Equal search is what makes the tuned arms comparable; the file says what was really done."""
+    study, to = tiny_study(tmp_path, head=STUDY), tmp_path / "t.toml"
+
+    with pytest.raises(SpecError, match=r"some are still to be done \(influence 2, uniform 1\)"):
+        promote(study, FOUND, command(to), "")
+
+    assert not to.exists()
+    promote(study, FOUND, command(to, force=True), "sqlite:///s.db")
+    arms = load_ablation(to, (), find_method).arms
+    assert arms["influence_tuned"].provenance.trials == 2  # type: ignore[union-attr]
+    assert arms["static_tuned"].provenance.trials == 1  # type: ignore[union-attr]
+
+
+def test_two_objectives_have_no_one_best(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path, head=HEAD + "overhead = true\n")
+
+    with pytest.raises(SpecError, match="two objectives have no one best; choose from its front"):
+        promote(study, FOUND, command(tmp_path / "t.toml", force=True), "")
 
 
 @pytest.mark.parametrize("arms", ['arms = { uniform = { method = "static" } }'])

@@ -113,6 +113,8 @@ def test_every_space_of_ours_is_one_that_its_method_takes(path: Path, tmp_path: 
     needs = {  # what the arm has to say before its space makes sense
         "influence_landmark": 'settings = { estimator = { kind = "jvp_landmark" }, '
         "pool_rows = 64 }",
+        "influence_landmark_seed": "settings = { estimator = { "
+        'kind = "jvp_landmark", landmarks = 4 } }',
         "influence_qp": 'settings = { rule = "qp" }',
         "ado": "settings = { start = 30, ignore = 10 }",
         "aioli": "settings = { lp_rounds = 1, lp_steps = 5 }",

@@ -121,8 +121,12 @@ def test_another_spec_under_an_old_name_is_refused(
     path = tmp_path / "tiny.toml"
     path.write_text(path.read_text().replace(old, new))
 
+    changed = load_study(tmp_path / "study.toml", find_method)
+
     with pytest.raises(SpecError, match=f"differs in {key}"):
-        create(load_study(tmp_path / "study.toml", find_method), held)
+        create(changed, held)
+    with pytest.raises(SpecError, match=f"differs in {key}"):  # nor is it shown, or promoted from
+        load(changed, "influence", held)
 
 
 def test_other_text_under_an_old_name_is_refused_and_other_seeds_of_the_spec_are_not(
@@ -220,3 +224,28 @@ def test_two_objectives_make_a_study_of_two(tmp_path: Path) -> None:
     found = load(study, "influence", held)
     assert len(found.directions) == 2
     assert found.metric_names == ["tuning loss (target)", "overhead seconds"]
+
+
+def test_a_trial_that_was_asked_for_and_never_told_can_be_queued_again(tmp_path: Path) -> None:
+    study, held = tiny_study(tmp_path), storage()
+    create(study, held)
+    found = load(study, "uniform", held)
+    found.ask()  # by a loop that has ended since
+    ours = found.ask()
+    ours.set_user_attr("worker", "here:1")
+
+    assert retry_failed(found) == 1
+
+    states = [trial.state for trial in found.trials]
+    assert states[:2] == [TrialState.FAIL, TrialState.RUNNING]
+    assert found.trials[-1].user_attrs == {"slot": 0}
+
+
+def test_hyperband_has_more_than_one_rung(tmp_path: Path) -> None:
+    study, held = tiny_study(tmp_path, head=STUDY + 'pruner = "hyperband"\n'), storage()
+    create(study, held)
+
+    pruner = load(study, "uniform", held).pruner
+
+    assert isinstance(pruner, optuna.pruners.HyperbandPruner)
+    assert (pruner._min_resource, pruner._max_resource) == (1, 3)  # evaluations of twelve steps
