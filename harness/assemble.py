@@ -18,14 +18,14 @@ from harness.loop import Loop, Watch
 from harness.model import RowFlops, build_model, count_row_flops
 from harness.optim import build_optimizer
 from harness.spec import Evaluation
-from harness.stream import Shelf, Stream
+from harness.stream import DocumentShelf, Shelf, Stream
 from harness.view import RunView
 
 if TYPE_CHECKING:
     from torch import nn
 
     from harness.corpus import TokenStore
-    from harness.spec import Checkpoint, RunSpec
+    from harness.spec import Batching, Checkpoint, RunSpec
 
 OpenModel = Callable[[str], "tuple[nn.Module, RowFlops]"]
 
@@ -61,8 +61,8 @@ def build_view(spec: RunSpec, store: TokenStore, meter: Meter, open_model: OpenM
     model = build_model(spec.model, store.vocab_size, tokens, spec.seed).to(spec.device)
     row_flops = count_row_flops(spec.model, store.vocab_size, tokens)
     train, probe = (
-        _shelf(store, "train", store.trained, tokens),
-        _shelf(store, "probe", store.domains, tokens),
+        open_shelf(store, "train", store.trained, spec.batch),
+        open_shelf(store, "probe", store.domains, spec.batch),
     )
     hide = corruption(spec, store)
     stream = Stream(train, probe, store.trained, store.domains, spec.data_seed, spec.device, hide)
@@ -108,9 +108,9 @@ def prepare_torch(spec: RunSpec) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def train_rows(store: TokenStore, tokens: int) -> dict[str, int]:
-    """Return how many rows of `tokens` targets each trained domain has to train on."""
-    shelf = _shelf(store, "train", store.trained, tokens)
+def train_rows(store: TokenStore, batch: Batching) -> dict[str, int]:
+    """Return how many rows each trained domain has to train on."""
+    shelf = open_shelf(store, "train", store.trained, batch)
     return {domain: shelf.num_rows(domain) for domain in store.trained}
 
 
@@ -128,10 +128,15 @@ def measure(loop: Loop, store: TokenStore) -> dict[str, dict[str, float] | None]
     return {"probe_losses": probes, "tuning_losses": tuning}
 
 
-def _shelf(store: TokenStore, split: str, domains: Iterable[str], tokens: int) -> Shelf:
+def open_shelf(store: TokenStore, split: str, domains: Iterable[str], batch: Batching) -> Shelf:
+    """Return the rows of a split, packed or one for each document."""
     names = tuple(domains)
     masks = {d: mask for d in names if (mask := store.mask(d, split)) is not None}
-    return Shelf({d: store.stream(d, split) for d in names}, tokens, masks)
+    streams = {d: store.stream(d, split) for d in names}
+    if batch.pack:
+        return Shelf(streams, batch.tokens, masks)
+    starts = {d: store.documents(d, split) for d in names}
+    return DocumentShelf(streams, batch.tokens, masks, starts)
 
 
 def _evaluator(
@@ -143,7 +148,7 @@ def _evaluator(
     # what a method has made of the probe set is asked only where results are compared
     is_compared = "heldout" in splits
     return Evaluator(
-        shelves={s: _shelf(store, s, store.domains, spec.batch.tokens) for s in splits},
+        shelves={s: open_shelf(store, s, store.domains, spec.batch) for s in splits},
         domains=store.domains,
         rows=spec.evaluation.rows,
         chunk_rows=max(chunk_rows, 32),
@@ -153,5 +158,5 @@ def _evaluator(
         precision=spec.precision,
         corruption=corruption(spec, store),
         starts={s: {d: store.documents(d, s) for d in store.domains} for s in splits},
-        probe=_shelf(store, "probe", store.domains, spec.batch.tokens) if is_compared else None,
+        probe=open_shelf(store, "probe", store.domains, spec.batch) if is_compared else None,
     )

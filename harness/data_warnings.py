@@ -191,8 +191,9 @@ def _repeats(manifest: Mapping[str, Any], use: _Use) -> Iterator[DataWarning]:
     trained = [name for name, facts in manifest["domains"].items() if facts["train"]]
     drawn = use.num_steps * use.batch.rows
     for name in trained:
-        tokens = manifest["domains"][name]["splits"]["train"]["tokens"]
-        rows = max((tokens - 1) // use.batch.tokens, 1)
+        train = manifest["domains"][name]["splits"]["train"]
+        packed = (train["tokens"] - 1) // use.batch.tokens
+        rows = max(packed if use.batch.pack else train["documents"], 1)
         even = (1 / len(trained), "an even mixture")
         share, who = max([even, *_shares(name, manifest, use)], key=lambda known: known[0])
         passes = drawn * share / rows

@@ -34,19 +34,6 @@ if TYPE_CHECKING:
     from harness.stream import Shelf
 
 
-def places_of_targets(rows: Tensor, tokens: int) -> np.ndarray:
-    """Return where in the stream the targets of `rows` stand, [n, tokens]."""
-    first = rows.cpu().numpy()[:, None] * tokens + 1  # a row's first token is no target of its own
-    places: np.ndarray = first + np.arange(tokens)
-    return places
-
-
-def bytes_of_targets(stream: np.ndarray, rows: Tensor, tokens: int) -> np.ndarray:
-    """Return the bytes [n, tokens] of the targets of `rows`, of a stream's bytes by position."""
-    spans: np.ndarray = stream[places_of_targets(rows, tokens)]
-    return spans
-
-
 class ByDocument:
     """Sums over the evaluated targets of each document of one domain's split."""
 
@@ -57,11 +44,13 @@ class ByDocument:
         self._num_bytes = np.zeros(len(starts), dtype=np.int64)
         self._targets = np.zeros(len(starts), dtype=np.int64)
 
-    def add(self, batch: Batch, losses: Tensor, spans: np.ndarray) -> None:
-        """Add the losses [B, T] in nats and the bytes [B, T] of the targets that count."""
+    def add(self, batch: Batch, losses: Tensor, places: np.ndarray, spans: np.ndarray) -> None:
+        """Add the losses [B, T] in nats of the targets that count.
+
+        `places` [B, T] are where they stand in the stream, `spans` [B, T] their bytes.
+        """
         mask = batch.mask.cpu().numpy()
-        places = places_of_targets(batch.rows, mask.shape[1])[mask]
-        documents = np.searchsorted(self._starts, places, side="right") - 1
+        documents = np.searchsorted(self._starts, places[mask], side="right") - 1
         np.add.at(self._nats, documents, losses.double().cpu().numpy()[mask])
         np.add.at(self._num_bytes, documents, spans[mask])
         np.add.at(self._targets, documents, 1)
@@ -148,10 +137,11 @@ class Evaluator:
             num_tokens += int(batch.mask.sum())
             if bytes_by_place is None:
                 continue
-            spans = bytes_of_targets(bytes_by_place, batch.rows, shelf.tokens)
+            places = shelf.places(domain, batch.rows.cpu().numpy())
+            spans = bytes_by_place[places]
             num_bytes += int(spans[batch.mask.cpu().numpy()].sum(dtype=np.int64))
             if documents is not None:
-                documents.add(batch, losses, spans)
+                documents.add(batch, losses, places, spans)
         if not math.isfinite(nats):
             raise FloatingPointError(f"the loss on domain {domain!r} is {nats} at evaluation")
         flops = self.row_flops.forward * len(rows)

@@ -159,6 +159,9 @@ def make_writable(out: Path) -> None:
 def check_rows(ablation: Ablation, store: TokenStore) -> None:
     """Refuse a corpus in which a split that will be read has no whole row."""
     tokens, splits = ablation.batch.tokens, ("probe", *ablation.evaluation.splits)
+    if not ablation.batch.pack:
+        _check_documents(ablation, store)
+        return
     needed = [(domain, split) for domain in store.domains for split in splits]
     for domain, split in [*((domain, "train") for domain in store.trained), *needed]:
         size = len(store.stream(domain, split))
@@ -173,3 +176,19 @@ def check_rows(ablation: Ablation, store: TokenStore) -> None:
                 f"domains.{domain}: no answer lies in a whole row of its {split} split; "
                 "give it more text, or lower batch.tokens"
             )
+
+
+def _check_documents(ablation: Ablation, store: TokenStore) -> None:
+    """Refuse a corpus in which a split that will be read has no document with a target."""
+    from harness.assemble import open_shelf
+
+    needed = [("train", store.trained), ("probe", store.domains)]
+    needed += [(split, store.domains) for split in ablation.evaluation.splits]
+    for split, domains in needed:
+        shelf = open_shelf(store, split, domains, ablation.batch)
+        for domain in domains:
+            if not len(shelf.telling_rows(domain)):
+                raise SpecError(
+                    f"domains.{domain}: no document of its {split} split has a target within "
+                    f"{ablation.batch.tokens} tokens; give it more text, or raise batch.tokens"
+                )

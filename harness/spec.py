@@ -242,12 +242,14 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class Batching:
-    """One optimizer step: `rows` packed rows of `tokens` targets, in micro-batches if asked."""
+    """One optimizer step: `rows` rows of `tokens` targets, in micro-batches if asked."""
 
     rows: Count = 16
     tokens: Annotated[int, Field(strict=True, ge=8)] = 128
     micro_rows: Count | None = None
     """Rows per forward pass; the default is one pass for the whole batch."""
+    pack: Annotated[bool, Field(strict=True)] = True
+    """False: a row is one document, cut after `tokens` targets and padded where it has fewer."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -403,6 +405,8 @@ class Ablation:
             raise ValueError("domains: at least one must have train = true")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} names a seed twice; remove the repetition")
+        if self.model.objective == "masked" and not self.batch.pack:
+            raise ValueError("batch.pack: a masked model would read padding; set pack = true")
         _seeds_are_fresh(self.seeds, self.arms)
         _model_agrees(self.model, self.tokenizer)
         return self
@@ -516,7 +520,10 @@ class RunSpec:
         """Everything that changes bits, as plain JSON values."""
         apart = ("mixer", "label")
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
-        return {**to_json(plain), "mixer": describe(self.mixer)}
+        content = {**to_json(plain), "mixer": describe(self.mixer)}
+        if self.batch.pack:  # as it always was before it could be chosen, and so the same run
+            del content["batch"]["pack"]
+        return content
 
     @property
     def run_id(self) -> str:

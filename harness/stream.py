@@ -72,6 +72,15 @@ class Shelf:
         """Return where a row begins in its stream, and how many targets it has."""
         return row * self.tokens, self.tokens
 
+    def places(self, domain: str, rows: np.ndarray) -> np.ndarray:
+        """Return where in the stream the targets of `rows` stand [n, T]; padding stands anywhere.
+
+        A row's first token is no target of its own.
+        """
+        first = np.array([self.span(domain, int(row))[0] for row in rows], dtype=np.int64)
+        places: np.ndarray = first[:, None] + 1 + np.arange(self.tokens)
+        return places.clip(max=len(self.streams[domain]) - 1)
+
     def batch(self, picks: list[tuple[str, int]], names: tuple[str, ...], device: str) -> Batch:
         """Return the picked (domain, row) pairs in order; domains are indices into `names`."""
         inputs = np.zeros((len(picks), self.tokens), dtype=np.int64)

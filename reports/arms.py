@@ -14,12 +14,15 @@ import pandas as pd
 from reports import measures
 from reports.bootstrap import bootstrap_intervals
 from reports.effects import detectable_effect, seeds_for
+from reports.equal_compute import AtEqualCompute, at_equal_compute
 from reports.load import Evidence
 from reports.noise import floor_of, noise_floors
+from reports.once import once
 from reports.oracle import Share, oracle
 from reports.power import ALPHA, POWER
 
 
+@once
 def arms_table(evidence: Evidence) -> pd.DataFrame:
     """Return one row per arm: metrics in bits per byte, difference, verdict, overhead, its place.
 
@@ -27,12 +30,13 @@ def arms_table(evidence: Evidence) -> pd.DataFrame:
     `detectable` is the mean difference that the verdict's test finds in four of five repetitions,
     at this arm's seeds and spread, and `wished_seeds` the seeds that `wished_effect` would need;
     `noise_floor` is what order of data alone moves such a mean by; `gap_closed` the fraction of the
-    oracle's gap, with its interval.
+    oracle's gap, with its interval. `equal_*` is the difference at equal compute, how it was come
+    by, and what was compared or why nothing was.
     """
     values, bills = measures.metrics(evidence), measures.costs(evidence)
     judged, size = measures.judge(evidence), max(1, len(measures.family(evidence)))
     floors, shares = noise_floors(evidence), oracle(evidence).shares
-    resampled = bootstrap_intervals(evidence)
+    resampled, equal = bootstrap_intervals(evidence), at_equal_compute(evidence)
     rows = []
     for arm in measures.arms(evidence):
         own, bill = values[values["arm"] == arm.label], bills[bills["arm"] == arm.label]
@@ -47,11 +51,24 @@ def arms_table(evidence: Evidence) -> pd.DataFrame:
         row["noise_floor"] = floor_of(floors, row["num_pairs"])
         share = shares.get(arm.label, Share(math.nan, math.nan, math.nan))
         row |= {"gap_closed": share.value, "gap_low": share.low, "gap_high": share.high}
+        row |= _at_equal_compute(equal.get(arm.label))
         for unit in ("seconds", "flops"):
             overhead = bill[f"overhead_{unit}"].sum(skipna=False)
             row[f"overhead_{unit}_percent"] = _percent(overhead, bill[f"train_{unit}"].sum())
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _at_equal_compute(found: AtEqualCompute | None) -> dict[str, Any]:
+    pair = found.paired if found else None
+    return {
+        "equal_difference": pair.mean if pair else math.nan,
+        "equal_low": pair.low if pair else math.nan,
+        "equal_high": pair.high if pair else math.nan,
+        "equal_pairs": pair.num_pairs if pair else 0,
+        "equal_how": found.how if found else "",
+        "equal_said": found.said if found else "",
+    }
 
 
 def _percent(part: float, whole: float) -> float:

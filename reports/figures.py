@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
@@ -19,8 +17,6 @@ from reports import fidelity as fidelities
 from reports import measures, notation, palette, tables
 from reports.load import Evidence
 from reports.stats import Paired
-
-_MAX_POINTS = 300  # more than a panel has pixels to show
 
 
 class Panel(NamedTuple):
@@ -31,149 +27,6 @@ class Panel(NamedTuple):
     alt: str
     height: int
     spec: dict[str, Any]
-
-
-def weights(evidence: Evidence) -> tuple[list[Panel], list[tuple[str, str]]]:
-    """Draw the weights of every arm that changed or learned them, and name the fixed ones.
-
-    An arm is fixed if its weights are constant in time, equal over seeds and needed no other run.
-    """
-    panels, fixed = [], []
-    keys = palette.domain_keys(evidence)
-    runs = measures.main_runs(evidence)
-    helped = set(evidence.runs[evidence.runs["role"] != "main"]["arm"])
-    for arm in measures.arms(evidence):
-        ids = runs[runs["arm"] == arm.label]["run_id"]
-        own = evidence.weights[evidence.weights["run_id"].isin(ids)]
-        if own.empty:
-            continue
-        span = own.groupby("domain", observed=True)["weight"].agg(["min", "max"])
-        mean = own.pivot_table(index="tokens", columns="domain", values="weight", observed=True)
-        mean = mean[[d for d in measures.trained_domains(evidence) if d in mean]]
-        if (span["max"] - span["min"]).max() < 1e-9 and arm.label not in helped:
-            parts = [f"{domain} {100 * mean[domain].iloc[0]:.1f}%" for domain in mean]
-            fixed.append((arm.label, ", ".join(parts)))
-        else:
-            panels.append(_stack(arm.label, _thin(mean), len(ids), keys))
-    return panels, fixed
-
-
-def _thin(frame: pd.DataFrame) -> pd.DataFrame:
-    if len(frame) <= _MAX_POINTS:
-        return frame
-    return frame.iloc[np.unique(np.linspace(0, len(frame) - 1, _MAX_POINTS).round().astype(int))]
-
-
-def _stack(arm: str, mean: pd.DataFrame, num_seeds: int, keys: dict[str, palette.Key]) -> Panel:
-    figure = go.Figure()
-    for domain in mean:
-        key = keys[domain]
-        figure.add_scatter(
-            x=mean.index.tolist(),
-            y=(100 * mean[domain]).round(4).tolist(),
-            name=notation.plain(domain),
-            stackgroup="weights",
-            mode="lines",
-            line={"width": 0.5, "color": key.color, "shape": "hv"},
-            fillcolor=key.color,
-            fillpattern={"shape": key.hatch, "fgcolor": "#333333", "size": 6},
-            hovertemplate="%{y:.1f}%",
-        )
-    figure.update_layout(hovermode="x unified")
-    figure.update_yaxes(range=[0, 100], ticksuffix="%", dtick=25)
-    figure.update_xaxes(title_text="training tokens", range=[mean.index[0], mean.index[-1]])
-    start, end = 100 * mean.iloc[0], 100 * mean.iloc[-1]
-    changes = ", ".join(f"{d} {start[d]:.0f}% to {end[d]:.0f}%" for d in mean)
-    seeds = f"mean over {num_seeds} seed{'' if num_seeds == 1 else 's'}"
-    alt = f"Domain weights of {arm}, {seeds}, from start to end: {changes}."
-    return panel(f"weights-{arm}", arm, alt, figure, 260)
-
-
-def curves(evidence: Evidence) -> list[Panel]:
-    """Draw held-out bits per byte against tokens: paired difference, metrics, and every domain.
-
-    Lines are means over finished seeds, bands run from the lowest to the highest seed. The
-    untrained start is left out where three later points exist, as it would flatten the rest.
-    """
-    wide = _held_out(evidence)
-    if wide.empty:
-        return []
-    targets, trained = evidence.header["targets"], measures.trained_domains(evidence)
-    metrics = {
-        "target": wide[list(targets)]
-        .mul(pd.Series(targets, dtype=float))
-        .sum(axis=1, skipna=False),
-        "mean": wide[trained].mean(axis=1, skipna=False),
-        "worst": wide[trained].max(axis=1, skipna=False),
-    }
-    series = _to_baseline(evidence, metrics[evidence.header["primary"]])
-    series |= {tables.metric_name(evidence, name): values for name, values in metrics.items()}
-    for domain in evidence.header["probe_domains"]:
-        if list(targets) != [domain]:  # a single target is among the metrics already
-            note = "" if domain in trained else " (not trained on)"
-            series[f"{domain}{note}"] = wide[domain]
-    keys = palette.arm_keys(evidence)
-    return [_curve(f"curve-{k}", name, s, keys) for k, (name, s) in enumerate(series.items())]
-
-
-def _to_baseline(evidence: Evidence, values: pd.Series) -> dict[str, pd.Series]:
-    """Return arm - baseline, paired by seed, along training: what the seeds share is gone."""
-    baseline = evidence.header["baseline"]
-    if baseline not in values.index.get_level_values("arm"):
-        return {}
-    pairs = values.index.droplevel("arm")
-    difference = values - values[baseline].reindex(pairs).to_numpy()
-    name = tables.metric_name(evidence, evidence.header["primary"])
-    return {f"{name}, paired difference to {baseline}": difference.dropna()}
-
-
-def _held_out(evidence: Evidence) -> pd.DataFrame:
-    """Return held-out bits per byte: a row for each arm, seed and tokens, a column per domain."""
-    evals = evidence.evals[evidence.evals["split"] == "heldout"]
-    evals = evals.astype({"run_id": object, "domain": object})
-    rows = measures.main_runs(evidence)[["arm", "seed", "run_id"]].merge(evals, on="run_id")
-    if rows["step"].nunique() > 3:
-        rows = rows[rows["step"] > 0]
-    wide = rows.pivot_table(
-        index=["arm", "seed", "tokens"], columns="domain", values="bits_per_byte"
-    )
-    return wide.reindex(columns=evidence.header["probe_domains"])
-
-
-def _curve(identity: str, title: str, series: pd.Series, keys: dict[str, palette.Key]) -> Panel:
-    figure = go.Figure()
-    ends = []
-    for arm, key in keys.items():
-        if arm not in series.index.get_level_values("arm"):
-            continue
-        table = series[arm].groupby("tokens").agg(["mean", "min", "max"])
-        x = table.index.tolist()
-        dash = key.dash.replace(" ", "px,") + "px" if key.dash else "solid"
-        outline = [*table["max"], *table["min"][::-1]]
-        figure.add_scatter(
-            x=[*x, *x[::-1]],
-            y=np.round(outline, 5).tolist(),
-            mode="lines",
-            fill="toself",
-            fillcolor=palette.translucent(key.color),
-            line={"width": 0},
-            hoverinfo="skip",
-        )
-        figure.add_scatter(
-            x=x,
-            y=table["mean"].round(5).tolist(),
-            name=notation.plain(arm),
-            mode="lines+markers",
-            marker={"size": 5},
-            line={"color": key.color, "width": 2, "dash": dash},
-            hovertemplate="%{y:.3f}",
-        )
-        ends.append(f"{arm} {table['mean'].iloc[-1]:.3f}")
-    figure.update_layout(hovermode="x unified")
-    figure.update_xaxes(title_text="training tokens")
-    figure.update_yaxes(tickformat=".2f", nticks=6)
-    alt = f"Held-out bits per byte against training tokens, {title}. At the end: {', '.join(ends)}."
-    return panel(identity, title, alt, figure, 250)
 
 
 def differences(evidence: Evidence) -> list[Panel]:
@@ -190,7 +43,7 @@ def differences(evidence: Evidence) -> list[Panel]:
         words.append(f"{arm} {notation.signed(pair.mean)} {spread}, {verdict.word}")
     if not words:
         return []
-    _name_rows(figure, [arm for arm, (pair, _) in judged.items() if pair])
+    name_rows(figure, [arm for arm, (pair, _) in judged.items() if pair])
     figure.update_xaxes(title_text="← better      worse →", zeroline=True, tickformat="+.2f")
     alt = f"Paired differences to {evidence.header['baseline']}: {'; '.join(words)}."
     return [panel("differences", "", alt, figure, 90 + 46 * len(words))]
@@ -252,7 +105,7 @@ def overhead(evidence: Evidence) -> list[Panel]:
                 hovertemplate=f"{label} %{{x:.3s}}<extra></extra>",
             )
         figure.update_layout(barmode="stack", bargap=0.4)
-        _name_rows(figure, list(table["arm"]))
+        name_rows(figure, list(table["arm"]))
         figure.update_xaxes(tickformat="~s", rangemode="tozero", nticks=5, tickangle=0)
         parts = [
             f"{row.arm} {write(getattr(row, f'train_{unit}'))} training and "
@@ -297,7 +150,7 @@ def fidelity(evidence: Evidence) -> list[Panel]:
     return [panel("fidelity", "Rank correlation with the exact influence", alt, figure, 250)]
 
 
-def _name_rows(figure: go.Figure, arms: list[str]) -> None:
+def name_rows(figure: go.Figure, arms: list[str]) -> None:
     """Put the arms on the y axis from the top down, with labels that leave a phone some room."""
     figure.update_yaxes(
         autorange="reversed",

@@ -16,7 +16,7 @@ from reports.arms import arms_table
 from reports.fidelity import ROUGHLY, fidelity_table
 from reports.load import Evidence
 from reports.power import seeds_needed
-from reports.scales import gap_sentences, noise_sentences
+from reports.scales import budget_sentences, gap_sentences, noise_sentences
 from reports.statement import Statement
 from reports.stats import Paired, paired_difference
 from reports.verdicts import PROVEN
@@ -41,6 +41,7 @@ def headline(evidence: Evidence) -> list[Statement]:
         *gap_sentences(evidence, frame),
         *noise_sentences(evidence, frame),
         *_overheads(frame),
+        *budget_sentences(frame),
         *_unfaithful(evidence),
         *_problems(evidence),
     ]

@@ -23,19 +23,21 @@ from harness.records import read_records
 from reports.columns import Collected, Json
 
 SCHEMA = 1
+LONGER = "equal compute"
+"""The role of the baseline's run at an arm's compute: evaluated, and no part of the arm's bill."""
 ACCOUNTS = ("train", "mixer", "eval", "save")
 UNITS = ("seconds", "flops", "tokens", "peak_bytes")
 COST_COLUMNS = [f"{account}_{unit}" for account in ACCOUNTS for unit in UNITS]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
     """What the records of one ablation say.
 
-    `runs` has a row for each arm, seed and run (role "main", or the role of an auxiliary run);
-    `evals`, `steps`, `notes`, `weights` and `documents` are keyed by `run_id`. Losses are nats per
-    token, `seconds` counts from the start of training, `weights.rows` are rows drawn in that step,
-    `documents` are sums over the evaluated targets of each document, at the last step.
+    `runs` has a row for each arm, seed and run: role "main", LONGER, or that of an auxiliary run;
+    `evals`, `steps`, `notes`, `weights`, `probes` and `documents` are keyed by `run_id`. Losses are
+    nats per token, `seconds` counts from the start of training, `weights.rows` are rows drawn in
+    that step, `documents` are sums over the evaluated targets of each document, at the last step.
     """
 
     out_dir: Path
@@ -51,6 +53,7 @@ class Evidence:
     steps: pd.DataFrame
     notes: pd.DataFrame
     weights: pd.DataFrame
+    probes: pd.DataFrame
     documents: pd.DataFrame
 
 
@@ -130,6 +133,9 @@ def _grid(header: Json) -> pd.DataFrame:
             distinct = {a["run_id"]: a["role"] for a in run.get("auxiliary") or []}
             for run_id, role in distinct.items():
                 rows.append(same | main | {"role": role, "status": None, "run_id": run_id})
+            if longer := run.get("equal_compute"):
+                told = {key: longer.get(key) for key in ("status", "run_id", "reason")}
+                rows.append(same | main | told | {"role": LONGER})
     columns = ["arm", "method", "control", "seed", "role", "status", "run_id", "reason"]
     columns += ["plan_seconds"]
     grid = pd.DataFrame(rows, columns=columns, dtype=object)  # so that None stays None
@@ -144,7 +150,7 @@ def _with_state(
     domains: list[str],
 ) -> pd.DataFrame:
     """Add costs and the final word on each run: its own run.json knows better than the grid."""
-    final = {str(run_id): rows for run_id, rows in evals.groupby("run_id", observed=True)}
+    complete = _complete(headers, evals, domains)
     states, costs = [], []
     for row in runs.itertuples():
         header = headers.get(row.run_id, {}) if isinstance(row.run_id, str) else {}
@@ -153,8 +159,11 @@ def _with_state(
             # A run that failed before it wrote anything keeps its own reason.
             stopped = row.status in ("pending", "running", "failed", "interrupted")
             status, reason = (row.status, row.reason) if stopped else problems[row.run_id]
-        elif status == "finished" and row.role == "main":
-            problem = _incomplete(final.get(row.run_id), header.get("num_steps"), domains)
+        elif status == "finished" and row.role in ("main", LONGER):
+            problem = None
+            if row.run_id not in complete:
+                own = evals[evals["run_id"] == row.run_id]
+                problem = _incomplete(own, header.get("num_steps"), domains)
             status, reason = ("damaged", problem) if problem else ("finished", None)
         states.append((status, reason))
         accounts = header.get("costs") or {}
@@ -163,11 +172,19 @@ def _with_state(
     return pd.concat([runs, pd.DataFrame(costs, columns=COST_COLUMNS, dtype=float)], axis=1)
 
 
-def _incomplete(
-    evals: pd.DataFrame | None, num_steps: int | None, domains: list[str]
-) -> str | None:
-    """Say why a finished main run has no usable final evaluation, or None if it has one."""
-    if evals is None:
+def _complete(headers: dict[str, Json], evals: pd.DataFrame, domains: list[str]) -> set[str]:
+    """Return the runs that have a finite held-out loss on every domain at their last step."""
+    lengths = {run_id: header.get("num_steps") for run_id, header in headers.items()}
+    last = evals["run_id"].astype(object).map(lengths).to_numpy() == evals["step"].to_numpy()
+    finite = np.isfinite(evals[["nats_per_token", "bits_per_byte"]]).all(axis=1)
+    is_final = last & finite & (evals["split"] == "heldout") & evals["domain"].isin(domains)
+    counts = evals[is_final].groupby("run_id", observed=True).size()
+    return set(counts.index[counts == len(domains)].astype(str))
+
+
+def _incomplete(evals: pd.DataFrame, num_steps: int | None, domains: list[str]) -> str | None:
+    """Say why a finished run has no usable final evaluation, or None if it has one."""
+    if evals.empty:
         return "it says finished but has no held-out evaluation"
     last = evals[(evals["split"] == "heldout") & (evals["step"] == num_steps)]
     missing = [domain for domain in domains if domain not in set(last["domain"])]

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from reports.load import Evidence
+from reports.load import LONGER, Evidence
+from reports.once import once
 from reports.power import ALPHA, smallest_p
 from reports.stats import Paired, paired_difference
 from reports.verdicts import Verdict, verdicts, why_no_verdict
@@ -50,7 +51,8 @@ def arms(evidence: Evidence) -> list[Arm]:
     for label, entry in evidence.header["arms"].items():
         role = "control" if entry.get("control") else "method"
         role = "baseline" if label == baseline else role
-        is_free = bool(entry.get("fixed", entry["method"] == "static"))  # or a file of before
+        is_fixed = bool(entry.get("fixed", entry["method"] == "static"))  # or a file of before
+        is_free = is_fixed and not entry.get("provenance")  # a study has paid for what it found
         found.append(Arm(label, entry["method"], role, is_free))
     return sorted(found, key=lambda arm: order[arm.role])
 
@@ -83,23 +85,43 @@ def main_runs(evidence: Evidence) -> pd.DataFrame:
     return runs[(runs["role"] == "main") & (runs["status"] == "finished")]
 
 
-def final_evals(evidence: Evidence) -> pd.DataFrame:
-    """Return the last evaluation of every finished main run: a row per arm, seed, split, domain."""
+def longer_runs(evidence: Evidence) -> pd.DataFrame:
+    """Return the baseline's finished runs at an arm's compute, a row for each such arm and seed."""
+    runs = evidence.runs
+    return runs[(runs["role"] == LONGER) & (runs["status"] == "finished")]
+
+
+def auxiliary_runs(evidence: Evidence) -> pd.DataFrame:
+    """Return the runs that arms asked for beside their main ones, in every state."""
+    return evidence.runs[~evidence.runs["role"].isin(["main", LONGER])]
+
+
+def final_evals(evidence: Evidence, runs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the last evaluation of `runs`: a row per arm, seed, split, domain.
+
+    The default is every finished main run.
+    """
     evals = evidence.evals
     last = evals.groupby("run_id", observed=True)["step"].transform("max")
     at_end = evals[evals["step"] == last].astype({"run_id": object, "domain": object})
-    rows = main_runs(evidence).merge(at_end, on="run_id", how="inner")
+    chosen = main_runs(evidence) if runs is None else runs
+    rows = chosen.merge(at_end, on="run_id", how="inner")
     return rows[[*_KEYS, "nats_per_token", "bits_per_byte", "run_id"]].reset_index(drop=True)
 
 
-def metrics(evidence: Evidence) -> pd.DataFrame:
-    """Return target, mean and worst in held-out bits per byte for each finished arm and seed.
+def metrics(evidence: Evidence, runs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return target, mean and worst in held-out bits per byte by arm and seed, as in `final_evals`.
 
     target = sum of target weight x domain; mean and worst are over the domains trained on.
     """
-    final = final_evals(evidence)
+    final = final_evals(evidence, runs)
     final = final[final["split"] == "heldout"]
     wide = final.pivot(index=["arm", "seed"], columns="domain", values="bits_per_byte")
+    return combined(evidence, wide).reset_index()
+
+
+def combined(evidence: Evidence, wide: pd.DataFrame) -> pd.DataFrame:
+    """Return target, mean and worst [n, 3] of losses by domain [n, domains], in their unit."""
     targets = evidence.header["targets"]
     trained = wide.reindex(columns=trained_domains(evidence))
     target = wide.reindex(columns=list(targets)).mul(pd.Series(targets, dtype=float))
@@ -108,7 +130,7 @@ def metrics(evidence: Evidence) -> pd.DataFrame:
         "mean": trained.mean(axis=1, skipna=False),
         "worst": trained.max(axis=1, skipna=False),
     }
-    return pd.DataFrame(values).reset_index()
+    return pd.DataFrame(values)
 
 
 def by_seed(evidence: Evidence, metric: str) -> dict[str, dict[int, float]]:
@@ -120,6 +142,7 @@ def by_seed(evidence: Evidence, metric: str) -> dict[str, dict[int, float]]:
     return values
 
 
+@once
 def costs(evidence: Evidence) -> pd.DataFrame:
     """Return what each finished arm and seed cost, in seconds and FLOPs.
 
@@ -128,7 +151,7 @@ def costs(evidence: Evidence) -> pd.DataFrame:
     an auxiliary run has no account, because a part of a bill would look like the whole.
     """
     main = main_runs(evidence)
-    auxiliary = evidence.runs[evidence.runs["role"] != "main"]
+    auxiliary = auxiliary_runs(evidence)
     table = main[["arm", "method", "seed", "run_id"]].copy()
     for unit in ("seconds", "flops"):
         bill = auxiliary[["arm", "seed"]].assign(
@@ -155,8 +178,9 @@ def costs(evidence: Evidence) -> pd.DataFrame:
 
 def _highest_peak(evidence: Evidence, table: pd.DataFrame) -> pd.Series:
     """Return the peak memory of training and mixer over each plan's runs, auxiliary ones too."""
-    peaks = evidence.runs[["arm", "seed"]].assign(
-        peak=evidence.runs[["train_peak_bytes", "mixer_peak_bytes"]].max(axis=1)
+    runs = evidence.runs[evidence.runs["role"] != LONGER]
+    peaks = runs[["arm", "seed"]].assign(
+        peak=runs[["train_peak_bytes", "mixer_peak_bytes"]].max(axis=1)
     )
     highest = peaks.groupby(["arm", "seed"])["peak"].max()
     return pd.Series(
@@ -165,6 +189,7 @@ def _highest_peak(evidence: Evidence, table: pd.DataFrame) -> pd.Series:
     )
 
 
+@once
 def judge(evidence: Evidence) -> dict[str, Judged]:
     """Compare every arm but the baseline with it on the primary metric, and judge the methods."""
     values = by_seed(evidence, evidence.header["primary"])

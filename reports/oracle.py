@@ -18,6 +18,7 @@ import pandas as pd
 
 from reports import measures, notation
 from reports.load import Evidence
+from reports.once import once
 from reports.stats import Paired, paired_difference, t_quantile
 
 _SAME = 1e-9  # weights that differ by less are the same
@@ -44,6 +45,7 @@ class Oracle(NamedTuple):
     """Why there are no shares, or ''."""
 
 
+@once
 def oracle(evidence: Evidence) -> Oracle:
     """Place every arm between uniform and the best static mixture, paired by seed."""
     values = measures.by_seed(evidence, evidence.header["primary"])

@@ -70,3 +70,25 @@ def gap_sentences(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
         f"{notation.listed(closed)}. Descriptive, not tested."
     )
     return [Statement("measured", text)]
+
+
+def budget_sentences(frame: pd.DataFrame) -> list[Statement]:
+    """Say what each method comes to at equal compute, and where that cannot be said."""
+    methods = frame[frame["role"] == "method"]
+    told = []
+    compared = methods[methods["equal_how"].isin(["runs", "curve"])]
+    if len(compared):
+        parts = [
+            f"{row['arm']} {notation.signed(row['equal_difference'])} "
+            f"{notation.interval(row['equal_low'], row['equal_high'])}".rstrip()
+            + f" ({row['equal_said']})"
+            for row in compared.to_dict("records")
+        ]
+        text = f"At equal compute, overhead included: {'; '.join(parts)}. Descriptive: verdicts are"
+        told.append(Statement("measured", f"{text} at equal training tokens."))
+    missing = methods[(methods["equal_how"] == "") & (methods["num_pairs"] > 0)]
+    for reason, rows in missing.groupby("equal_said", sort=False):
+        names = notation.listed(list(rows["arm"]))
+        text = f"No comparison at equal compute for {names}: {reason}."
+        told.append(Statement("warning", text))
+    return told

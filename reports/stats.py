@@ -11,14 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from reports.power import smallest_p
 
 _MAX_EXACT = 40  # two halves of 2^20 sums each: a second and 16 MB
-_RESAMPLES = 99_999
+_DRAWS, _CHUNK = 100_000, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,11 @@ class Paired:
     low: float
     high: float
     """Two-sided 95 % t interval of the mean, not corrected for the family; NaN for one pair."""
-    p: float
-    """Exact two-sided sign-flip permutation p."""
+
+    @cached_property  # most pairs are never tested, and many seeds take a while
+    def p(self) -> float:
+        """Exact two-sided sign-flip permutation p."""
+        return sign_flip_p(self.values)
 
     @property
     def num_pairs(self) -> int:
@@ -64,9 +68,7 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -
     values = np.array(list(differences.values()))
     mean, low, high = t_interval(values)
     sd = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-    return Paired(
-        differences=differences, mean=mean, sd=sd, low=low, high=high, p=sign_flip_p(values)
-    )
+    return Paired(differences=differences, mean=mean, sd=sd, low=low, high=high)
 
 
 def t_quantile(freedom: int, confidence: float = 0.95) -> float:
@@ -101,19 +103,17 @@ def upper_tail(values: np.ndarray) -> float:
 
     The share of sign patterns whose sum is at least the observed one, all of them up to 40 values:
     sums over two halves are met in the middle, so n values cost 2^(n/2) and not 2^n. Beyond,
-    100,000 patterns are drawn with a fixed seed and the observed one is counted among them.
+    100,000 patterns are drawn with a fixed seed and the observed one is counted among them, as
+    scipy's permutation_test does, at a tenth of its time.
     """
     values = _finite(values)
     if len(values) > _MAX_EXACT:
-        draw = stats.permutation_test(
-            (values,),
-            np.sum,
-            permutation_type="samples",
-            alternative="greater",
-            n_resamples=_RESAMPLES,
-            rng=0,
-        )
-        return float(draw.pvalue)
+        generator, reached = np.random.default_rng(0), 1
+        observed = float(values.sum()) - _rounding(values)
+        for _ in range(_DRAWS // _CHUNK):
+            signs = 2.0 * generator.integers(0, 2, (_CHUNK, len(values))) - 1
+            reached += int((signs @ values >= observed).sum())
+        return reached / (_DRAWS + 1)
     # Equal sums reached in another order differ in the last bits; they must count as equal.
     observed = float(values.sum()) - _rounding(values)
     left = _signed_sums(values[: len(values) // 2])

@@ -108,7 +108,7 @@ def results_table(evidence: Evidence) -> pd.DataFrame:
     """Return the final evaluations with their costs: what results.csv holds."""
     final = measures.final_evals(evidence)
     bills = measures.costs(evidence).drop(columns=["method", "run_id"])
-    return final.merge(bills, on=["arm", "seed"])[RESULTS_COLUMNS]
+    return final.merge(bills, on=["arm", "seed"])[RESULTS_COLUMNS].astype({"split": object})
 
 
 def settings_table(evidence: Evidence) -> pd.DataFrame:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reports.build import write
+from reports.equal_compute import is_waiting
 from reports.load import Evidence, load
 from reports.measures import UNFINISHED
 
 
 def watch(out: Path, name: str | None, every: float) -> Iterator[str]:
-    """Yield a line for each report that is written, until every main run has ended.
+    """Yield a line for each report that is written, until every evaluated run has ended.
 
     `every` is the number of seconds between two looks; a look that finds nothing new writes
     nothing. A folder without an ablation is a SpecError, as for any report.
@@ -28,7 +29,7 @@ def watch(out: Path, name: str | None, every: float) -> Iterator[str]:
             path = write(evidence).html
             done = f"{int((main['status'] == 'finished').sum())} of {len(main)} runs finished"
             yield f"{time.strftime('%H:%M:%S')} {done}: {path}"
-        if not waiting.any():
+        if not waiting.any() and not is_waiting(evidence):
             return
         time.sleep(every)
 

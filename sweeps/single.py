@@ -174,13 +174,10 @@ class _Number:
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Store facts with the trial, as a worker does."""
-        import optuna  # at hand already: the storage is its
+        from sweeps.storage import store_facts
 
-        try:
-            for name, fact in facts.items():
-                self._storage.set_trial_user_attr(self._id, name, fact)
-        except optuna.exceptions.OptunaError as error:  # it was told meanwhile, or given up
-            _say(f"the facts of the trial are not stored with it: {error}")
+        if (why := store_facts(self._storage, self._id, facts)) is not None:
+            _say(f"the facts of the trial are not stored with it: {why}")
 
 
 def _die_of(number: int) -> None:

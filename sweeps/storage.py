@@ -17,7 +17,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,16 @@ def pulse(trial: optuna.Trial, storage: Any, beat: float = BEAT_SECONDS) -> Iter
     finally:
         over.set()
         thread.join()
+
+
+def store_facts(storage: Any, trial_id: int, facts: Mapping[str, Any]) -> str | None:
+    """Store facts with a trial; return why it cannot be, if it was told meanwhile, or given up."""
+    try:
+        for name, fact in facts.items():
+            storage.set_trial_user_attr(trial_id, name, fact)
+    except optuna.exceptions.OptunaError as error:
+        return str(error)
+    return None
 
 
 class Reaper:

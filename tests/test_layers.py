@@ -44,7 +44,14 @@ ONE_DOOR = {
     "pyarrow": {"harness/corpus/sources/arrow.py", "harness/commands/glance.py"},
     "datasketch": {"harness/corpus/near_duplicates.py"},
     "tokenizers": {"harness/corpus/tokenizer.py"},
-    "plotly": {"reports/figures.py", "reports/tuning_figures.py"},
+    "plotly": {
+        "reports/curve_figures.py",
+        "reports/figures.py",
+        "reports/pareto.py",
+        "reports/tuning_figures.py",
+        "reports/weight_figures.py",
+    },
+    "matplotlib": {"reports/pictures.py"},
     "rich": {
         "harness/cli.py",
         "harness/commands/doctor.py",

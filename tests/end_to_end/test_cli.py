@@ -205,6 +205,15 @@ RECORDS = {
         "num_bytes": int,
         "seconds": NUMBER,
     },
+    "probe": {
+        "kind": str,
+        "step": int,
+        "tokens": int,
+        "domain": str,
+        "nats_per_token": float,
+        "num_tokens": int,
+        "seconds": NUMBER,
+    },
     "documents": {
         "kind": str,
         "step": int,
@@ -236,12 +245,15 @@ def test_a_run_reports_every_cell_and_writes_a_report(finished: Finished) -> Non
             assert re.search(rf"\[\d+/12\] {label} seed {seed} finished", finished.stdout)
     assert "report: new/out/report/tiny/report.html" in finished.stdout
     assert "\x1b" not in finished.stdout
-    assert {path.name for path in report.iterdir()} == {
+    names = {path.name for path in report.iterdir()}
+    assert {name for name in names if not name.endswith(".svg")} == {
         "arms.csv",
         "figures.json",
         "report.html",
         "report.md",
         "results.csv",
+        "results.parquet",
+        "table.tex",
     }
     assert all(label in (report / "report.md").read_text() for label in ARMS)
 
@@ -290,6 +302,13 @@ def test_a_main_run_is_evaluated_at_0_every_4_and_the_end(finished: Finished) ->
     for label in ARMS:
         records = finished.out.main(label, 0, "eval")
         assert [(r["step"], r["split"], r["domain"]) for r in records] == expected
+
+
+def test_the_probe_set_is_measured_once_at_the_end_of_a_main_run(finished: Finished) -> None:
+    for label in ARMS:
+        records = finished.out.main(label, 0, "probe")
+        assert [(r["step"], r["domain"]) for r in records] == [(12, domain) for domain in "abc"]
+        assert all(record["nats_per_token"] > 0 for record in records)
 
 
 def test_the_last_evaluation_is_kept_by_document_and_adds_up(finished: Finished) -> None:

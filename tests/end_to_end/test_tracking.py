@@ -86,9 +86,13 @@ def check_report(server: WandbServer, out: Out) -> None:
     assert report.group == "tracked"
     assert (artifact.name, artifact.run) == ("tracked-report", report.name)
     assert artifact.state == "COMMITTED"
-    assert artifact.files == {p.name: p.read_bytes() for p in folder.glob("[afr]*")}
+    assert artifact.files == {p.name: p.read_bytes() for p in folder.glob("[afrt]*")}
     names = {"arms.csv", "figures.json", "report.html", "report.md", "results.csv"}
-    assert set(artifact.files) == names
+    names |= {"results.parquet", "table.tex"}
+    pictures = {name for name in artifact.files if name.endswith(".svg")}
+    assert set(artifact.files) - pictures == names
+    assert all(f"({name})" in (folder / "report.md").read_text() for name in pictures)
+    assert pictures
     media = {name.split("/")[1]: content for name, content in report.files.items() if "/" in name}
     assert media["html"] == (folder / "report.html").read_bytes()
     assert report.history[0]["results"]["nrows"] == len(

@@ -135,7 +135,7 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "objective": "masked",
         "mask_rate": 0.2,
     },
-    Batching: {"rows": 8, "tokens": 64, "micro_rows": 4},
+    Batching: {"rows": 8, "tokens": 64, "micro_rows": 4, "pack": False},
     Optimizer: {
         "learning_rate": 2e-3,
         "betas": (0.9, 0.99),

@@ -34,8 +34,14 @@ def write_out(
     updated: str = "2026-11-02T10:05:00Z",
     noise: float = 0.012,
     margin: float | None = None,
+    optimizer: Mapping[str, Any] | None = None,
+    longer: float | None = None,
 ) -> Path:
-    """Write OUT for arms x seeds; `broken` maps (arm, seed) to a status and a reason."""
+    """Write OUT for arms x seeds; `broken` maps (arm, seed) to a status and a reason.
+
+    `longer` is what the baseline gains, in bits per byte, by the steps that a method's overhead
+    would have bought; None where the spec has not asked for such runs.
+    """
     broken = broken or {}
     arms: dict[str, Any] = {}
     for arm, effect in effects.items():
@@ -52,7 +58,14 @@ def write_out(
                 _write_run(out, other, seed, num_steps // 2, arm, None, noise, "finished", None)
                 auxiliary.append({"run_id": other, "role": role})
             _write_run(out, run_id, seed, num_steps, arm, effect, noise, status, reason)
-            runs.append(_entry(seed, status, run_id, reason, auxiliary))
+            entry = _entry(seed, status, run_id, reason, auxiliary)
+            if longer is not None and (steps := bought_steps(arm, num_steps)):
+                other = run_id_of(name, f"longer-{steps}", seed)
+                more = num_steps + steps
+                _write_run(out, other, seed, more, "uniform", longer, noise, "finished", None)
+                told = {"run_id": other, "num_steps": more, "status": "finished", "reason": None}
+                entry["equal_compute"] = told
+            runs.append(entry)
         settings = {
             "influence": {"every": 20, "temperature": 1.0},
             "half": {"weights": {TARGET: 0.5}},
@@ -76,7 +89,11 @@ def write_out(
         "seeds": list(range(num_seeds)),
         "corpus_id": "c0ffee",
         "command": f"steelyard run sweeps/{name}.toml",
-        "spec": {"margin": margin},
+        "spec": {
+            "margin": margin,
+            "optimizer": dict(optimizer or {"schedule": "cosine", "warmup": 0.05, "decay": 0.2}),
+            "equal_compute": longer is not None,
+        },
         "created": "2026-11-02T10:00:00Z",
         "updated": updated,
         "arms": arms,
@@ -84,6 +101,11 @@ def write_out(
     _write_json(out / "ablations" / f"{name}.json", header)
     _write_json(out / "corpora" / "c0ffee" / "manifest.json", {"domains": _manifest()})
     return out
+
+
+def bought_steps(arm: str, num_steps: int) -> int:
+    """Return the steps that an arm's overhead would have bought: auxiliary runs and mixer."""
+    return round({"doremi": 1.0, "influence": 0.06}.get(METHODS[arm], 0.0) * num_steps)
 
 
 def run_id_of(name: str, arm: str, seed: int) -> str:
@@ -206,6 +228,18 @@ def _records(
                     "seconds": 0.05 * step,
                 }
                 if step == num_steps:
+                    # other text, a little harder, and so for every arm
+                    draw = np.random.default_rng([4, seed, sum(arm.encode()), k])
+                    other = 0.05 + 0.002 * draw.standard_normal()
+                    yield {
+                        "kind": "probe",
+                        "step": step,
+                        "tokens": step * TOKENS_PER_STEP,
+                        "domain": domain,
+                        "nats_per_token": float(bits * 2.6 + other),
+                        "num_tokens": 8192,
+                        "seconds": 0.05 * step,
+                    }
                     yield {"kind": "documents", "step": step, "tokens": step * TOKENS_PER_STEP} | {
                         "split": "heldout",
                         "domain": domain,

@@ -26,6 +26,8 @@ def trial(number: int, every: int, loss: float, state: str = "complete") -> dict
     params = {"settings.every": every, "settings.temperature": 0.5, "settings.rule": "softmax"}
     facts = {"seeds": [100, 101], "run_ids": [f"r{number}a", f"r{number}b"], "tokens": 1000}
     facts |= {"train_seconds": 10.0, "overhead_seconds": 200.0 / every}
+    # one run that all trials share, and one of their own
+    facts |= {"runs": {"shared": [400, 3600.0], f"r{number}a": [600, 1800.0]}}
     own = {"number": number, "slot": number, "state": state, "values": [loss]}
     return own | {"params": params, "facts": facts, "reported": {"1": loss}}
 
@@ -39,10 +41,15 @@ def write_study(out: Path, name: str = "tuned", **changes: Any) -> None:
         "method": "influence",
         "optuna_study": f"{name}.influence",
         "space": SPACE,
-        "defaults": {"settings.every": 100, "settings.temperature": 1.0},
+        "defaults": {
+            "settings.every": 100,
+            "settings.temperature": 1.0,
+            "settings.rule": "softmax",
+        },
         "importances": {"fanova": importances, "ped_anova": importances},
         "best": 3,
-        "front": [],
+        "front": [0, 1, 4, 2, 3],
+        "eligible": [0, 1, 2, 3, 4],
         "trials": trials,
     }
     study = {"schema": 1, "name": name, "spec": "demo", "objective": "target", "trials": 6}
@@ -82,12 +89,12 @@ def test_the_settings_stand_beside_the_specs_own_with_their_shares(out: Path) ->
     assert arm.counts == "5 complete, 1 pruned"
     assert arm.own_loss == 3.0
     assert arm.best_loss == pytest.approx(2.11)
-    assert arm.num_runs == 12
-    assert arm.tokens == 6000
+    assert arm.num_runs == 7  # the shared one counts once
+    assert arm.tokens == 400 + 6 * 600
+    assert arm.hours == 1 + 6 * 0.5
     first = arm.settings[0]
     assert (first.name, first.own, first.best, first.fanova) == ("every", "100", "11", 0.9)
-    assert arm.settings[2].own == ""
-    assert "every mattered most (90%" in arm.reading
+    assert "fANOVA ranks every first (relative importance 0.90, from 5 complete" in arm.reading
     assert "The best every is near the edge" in arm.reading
 
 
@@ -119,6 +126,29 @@ def test_the_report_has_the_comparison_and_every_drawing_of_the_study(out: Path)
     for kind in kinds:
         assert f"study-tuned-influence-{kind}" in drawn
         assert f'data-panel="study-tuned-influence-{kind}"' in html
+
+
+def test_settings_of_which_the_space_lacks_some_are_not_called_the_specs_own(out: Path) -> None:
+    """The first trial then has a drawn value among them."""
+    (study,) = tuning.studies(load(out))
+    del study["arms"]["influence"]["defaults"]["settings.rule"]
+
+    (arm,) = tuning.tuned_arms(study)
+
+    assert math.isnan(arm.own_loss)
+    assert arm.settings[2].own == ""
+
+
+def test_a_trial_that_was_told_by_hand_or_died_between_two_facts_breaks_no_page(out: Path) -> None:
+    path = out / "studies/tuned.json"
+    study = json.loads(path.read_text())
+    trials = study["arms"]["influence"]["trials"]
+    trials.append({**trials[0], "number": 6, "facts": {}})
+    trials.append({**trials[0], "number": 7, "state": "failed", "facts": {"run_ids": ["x"]}})
+    path.write_text(json.dumps(study))
+
+    assert study_page.write(out, "tuned").exists()
+    assert build(out).html.exists()
 
 
 def test_a_report_without_the_studys_file_says_so_and_compares_all_the_same(out: Path) -> None:
@@ -159,7 +189,7 @@ def test_a_study_in_which_nothing_has_completed_has_a_page_too(tmp_path: Path) -
     path = tmp_path / "studies/tuned.json"
     study = json.loads(path.read_text())
     facts = study["arms"]["influence"]
-    facts |= {"trials": [], "best": None, "importances": {}}
+    facts |= {"trials": [], "best": None, "importances": {}, "front": [], "eligible": []}
     path.write_text(json.dumps(study))
 
     (arm,) = tuning.tuned_arms(study)

@@ -37,6 +37,29 @@ def test_it_writes_when_something_is_new_and_ends_with_the_last_run(
     assert (out / "report/demo/report.html").exists()
 
 
+def test_it_waits_for_the_baseline_at_equal_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These runs come after all others."""
+    path = write_out(tmp_path, num_seeds=2, longer=-0.03) / "ablations" / "demo.json"
+    whole = path.read_text()
+    header = json.loads(whole)
+    for label in ("influence", "doremi"):
+        del header["arms"][label]["runs"][1]["equal_compute"]
+    path.write_text(json.dumps(header))
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            path.write_text(whole)
+
+    monkeypatch.setattr(watching.time, "sleep", sleep)
+    lines = list(watch(tmp_path, None, 1.0))
+
+    assert (len(looks), len(lines)) == (2, 2)
+
+
 def test_new_records_of_a_run_are_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = write_out(tmp_path, num_seeds=1, broken={("influence", 0): ("running", None)})
     path = out / "runs" / run_id_of("demo", "influence", 0) / "records.jsonl"
