@@ -16,8 +16,9 @@ from harness.errors import SpecError
 from harness.preflight import make_writable
 from harness.resolve import num_fitting, resolve
 from sweeps import findings, tables
+from sweeps.search import importances
 from sweeps.storage import open_existing, open_storage, storage_url, without_password
-from sweeps.study import create, importances, load, num_open, retry_failed, rows
+from sweeps.study import create, load, num_open, retry_failed, rows
 from sweeps.studyfile import FindMethod, Study, load_study
 from sweeps.trial import Bench
 
@@ -182,7 +183,7 @@ def _promote(desk: _Desk) -> int:
 
 
 def _space(study: Study, command: Any) -> int:
-    from sweeps.study import search_space_json
+    from sweeps.search import search_space_json
 
     study.check_arm(command.arm)
     print(search_space_json(study, command.arm))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.files import read_json
 from harness.records import HEADER, RECORDS, read_records
 from harness.trackers import Mirror, scalars
-from sweeps.trial import Losses
+from sweeps.watching import Losses
 
 if TYPE_CHECKING:
     from harness.spec import RunSpec

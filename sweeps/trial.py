@@ -8,7 +8,7 @@ that one had finished, and the run that it was at from its last checkpoint.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from harness.files import read_json
 from harness.preflight import check_buildable, check_rows, localized
 from harness.records import HEADER, RECORDS, read_records
 from harness.resolve import resolve
+from sweeps.watching import Curve, Losses, RunWatch, Stop
 
 if TYPE_CHECKING:
     from harness.corpus import TokenStore
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from sweeps.studyfile import Study
 
 RUNS = "runs"  # a trial's fact: (tokens, seconds) by run id
-Stop = Callable[[], bool]
-Curve = Callable[[int, float], bool]
-"""Hears of (step, objective) at each evaluation of a run; true ends the run there."""
 
 
 class Onlooker(Protocol):
@@ -161,13 +159,13 @@ class Bench:
         from harness.runner import Runner
 
         weights = self.weights
-        watches: list[_Watch] = []
+        watches: list[RunWatch] = []
 
-        def watch(wanted: RunSpec) -> _Watch:
+        def watch(wanted: RunSpec) -> RunWatch:
             inner = None if onlooker is None else onlooker(wanted, seed)
             is_main = wanted.evaluation is not None and wanted.label == spec.label
             heard = curve if is_main else None
-            watches.append(_Watch(weights, heard, inner, stop))
+            watches.append(RunWatch(weights, heard, inner, stop))
             return watches[-1]
 
         runner = Runner(self.out, self.store, self.study.ablation.checkpoint, watch)
@@ -212,7 +210,7 @@ class Bench:
         )
 
 
-def _spent(seed: int, watches: list[_Watch]) -> dict[str, Any]:
+def _spent(seed: int, watches: list[RunWatch]) -> dict[str, Any]:
     """Return the facts of a trial that was ended in the run of its first seed."""
     headers = [watch.header for watch in watches]
     main = headers[-1]
@@ -230,78 +228,3 @@ def _spent(seed: int, watches: list[_Watch]) -> dict[str, Any]:
 def _seconds(header: dict[str, Any]) -> float:
     """Return what a run took, without what the referee does on its own account."""
     return float(sum(header["costs"][account]["seconds"] for account in ("train", "mixer")))
-
-
-class Losses:
-    """The objective at each evaluated step of one run, from its records as they come."""
-
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self._weights = weights
-        self._heard: dict[int, dict[str, float]] = {}
-        self.at: dict[int, float] = {}
-        """Step to objective, nats per token."""
-
-    def hear(self, record: Mapping[str, Any]) -> int | None:
-        """Take a record; return the step whose objective is complete with it."""
-        if record["kind"] != "eval" or record["split"] != "tuning":
-            return None
-        step, heard = record["step"], self._heard.setdefault(record["step"], {})
-        heard[record["domain"]] = record["nats_per_token"]
-        if step in self.at or not self._weights.keys() <= heard.keys():
-            return None
-        self.at[step] = sum(weight * heard[name] for name, weight in self._weights.items())
-        return step
-
-
-class _Watch:
-    """Follows a run for the pruner and for whoever else looks on."""
-
-    def __init__(
-        self, weights: Mapping[str, float], curve: Curve | None, inner: Any, stop: Stop
-    ) -> None:
-        self._losses, self._curve = Losses(weights), curve
-        self._inner, self._stop = inner, stop
-        self.is_pruned = False
-        self.header: dict[str, Any] = {}
-        self.tokens = 0
-
-    def found(self, folder: Path) -> None:
-        """Hear of a run that was finished before: its curve too, which may still be pruned."""
-        self.header = read_json(folder / HEADER)
-        if self._inner is not None:
-            self._inner.found(folder)
-        self._replay(read_records(folder / RECORDS))
-
-    def begin(self, header: dict[str, Any]) -> None:
-        self.header = header
-        if self._inner is not None:
-            self._inner.begin(header)
-
-    def end(self, header: dict[str, Any]) -> None:
-        self.header = header
-        if self._inner is not None:
-            self._inner.end(header)
-
-    def resumed(self, records: Sequence[dict[str, Any]]) -> None:
-        if self._inner is not None:
-            self._inner.resumed(records)
-        self._replay(records)
-
-    def record(self, record: dict[str, Any]) -> None:
-        if self._inner is not None:
-            self._inner.record(record)
-        self._hear(record)
-
-    def stop(self) -> bool:
-        return self.is_pruned or self._stop() or (self._inner is not None and self._inner.stop())
-
-    def _replay(self, records: Sequence[dict[str, Any]]) -> None:
-        for record in records:
-            self._hear(record)
-
-    def _hear(self, record: dict[str, Any]) -> None:
-        self.tokens = record.get("tokens", self.tokens)
-        step = self._losses.hear(record)
-        # the untrained model tells settings apart by nothing
-        if step and self._curve is not None and not self.is_pruned:
-            self.is_pruned = self._curve(step, self._losses.at[step])

@@ -18,8 +18,8 @@ import yaml
 
 from harness.errors import SpecError
 from sweeps.following import OBJECTIVE
+from sweeps.search import num_evaluations
 from sweeps.space import Choice, FloatRange, IntRange, Parameter, Value
-from sweeps.study import num_evaluations
 from sweeps.studyfile import OVER_STEPS, Study
 
 

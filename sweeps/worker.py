@@ -20,6 +20,7 @@ import optuna
 from filelock import FileLock
 
 from harness.errors import SpecError
+from sweeps.search import num_evaluations, sampler, suggest
 from sweeps.storage import (
     BEAT_SECONDS,
     GRACE_SECONDS,
@@ -30,17 +31,10 @@ from sweeps.storage import (
     pulse,
     requeue,
 )
-from sweeps.study import (
-    REASON,
-    load,
-    num_evaluations,
-    num_running,
-    num_waiting,
-    sampler,
-    suggest,
-)
+from sweeps.study import REASON, load, num_running, num_waiting
 from sweeps.studyfile import OVER_STEPS, Study
-from sweeps.trial import Bench, Curve, PrunedRunError, Stop, TrialResult
+from sweeps.trial import Bench, PrunedRunError, TrialResult
+from sweeps.watching import Curve, Stop
 
 POLL_SECONDS = 2.0
 

@@ -38,7 +38,13 @@ LAYERS = [
 ONE_DOOR = {
     "wandb": {"harness/trackers/weights_and_biases.py"},
     "tensorboard": {"harness/trackers/tensorboard.py"},
-    "optuna": {"sweeps/study.py", "sweeps/storage.py", "sweeps/worker.py", "sweeps/local.py"},
+    "optuna": {
+        "sweeps/local.py",
+        "sweeps/search.py",
+        "sweeps/storage.py",
+        "sweeps/study.py",
+        "sweeps/worker.py",
+    },
     "kronfluence": {"harness/influence/ekfac.py"},
     "datasets": {"harness/corpus/sources/hub.py"},
     "pyarrow": {"harness/corpus/sources/arrow.py", "harness/commands/glance.py"},

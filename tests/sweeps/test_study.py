@@ -17,20 +17,9 @@ from optuna.trial import TrialState
 
 from harness.cli import find_method
 from harness.errors import SpecError
+from sweeps.search import distribution, importances, sampler, search_space_json, suggest
 from sweeps.space import Choice, FloatRange, IntRange
-from sweeps.study import (
-    create,
-    distribution,
-    importances,
-    load,
-    num_open,
-    num_waiting,
-    retry_failed,
-    rows,
-    sampler,
-    search_space_json,
-    suggest,
-)
+from sweeps.study import create, load, num_open, num_waiting, retry_failed, rows
 from sweeps.studyfile import load_study
 
 from .tiny_study import STUDY, tiny_study
