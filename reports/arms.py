@@ -45,6 +45,7 @@ def arms_table(evidence: Evidence) -> pd.DataFrame:
         row["declared_seeds"] = len(evidence.header["seeds"])
         row |= {metric: own[metric].mean() for metric in measures.METRICS}
         row |= _comparison(judged.get(arm.label))
+        row["smallest_corrected_p"] = min(1.0, size * row["smallest_p"])
         low, high = resampled.get(arm.label, (math.nan, math.nan))
         row |= {"bootstrap_low": low, "bootstrap_high": high}
         row |= _power(row, ALPHA / size, measures.margin(evidence))

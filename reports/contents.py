@@ -21,6 +21,7 @@ from reports import (
 from reports.arms import arms_table
 from reports.cautions import cautions
 from reports.differences import differences
+from reports.equal_compute import is_waiting
 from reports.headline import headline
 from reports.load import Evidence
 from reports.noise import noise_floors
@@ -56,6 +57,7 @@ def contents(evidence: Evidence) -> dict[str, Any]:
         "problems": _rows(tables.problems_table(evidence)),
         "run_ids": provenance.run_ids(evidence),
         "gaps": gaps(evidence),
+        "is_waiting": is_waiting(evidence),
         "differences": differences(evidence),
         "settings": _rows(tables.settings_table(evidence)),
         "environment": provenance.environment(evidence),

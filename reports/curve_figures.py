@@ -95,6 +95,7 @@ def _curve(
 ) -> Panel:
     """Draw one line for each arm: `columns` are x and y, means over seeds at each step."""
     figure, ends = go.Figure(), []
+    nearest, furthest = float("inf"), 0.0  # of where the arms' curves end
     horizontal, vertical = columns
     for arm in keys:
         own = table[table["arm"] == arm]
@@ -105,9 +106,12 @@ def _curve(
         y = steps[vertical].agg(["mean", "min", "max"])
         _line(figure, arm, x, y, keys[arm])
         ends.append(f"{arm} {y['mean'].iloc[-1]:.3f} at {notation.quantity(x[-1])}")
+        nearest, furthest = min(nearest, x[-1]), max(furthest, x[-1])
     # seen at one place only where all arms were evaluated there
     figure.update_layout(hovermode="x unified" if horizontal == "tokens" else "closest")
     figure.update_xaxes(title_text=axis, rangemode="tozero", nticks=6, tickformat="~s")
+    if horizontal != "tokens" and ends and furthest > 5 * nearest:  # one arm would squeeze the rest
+        figure.update_xaxes(type="log", rangemode="normal")
     figure.update_yaxes(tickformat=".2f", nticks=6)
     return panel(identity, title, f"{alt}. At the end: {', '.join(ends)}.", figure, 250)
 

@@ -59,17 +59,22 @@ def at_equal_compute(evidence: Evidence) -> dict[str, AtEqualCompute]:
     asked = bool((evidence.header["spec"] or {}).get("equal_compute"))
     by_runs = asked or bool((evidence.runs["role"] == LONGER).any())
     curves = None if by_runs else along(evidence)
+    borrowed = set(measures.borrowers(evidence))
     found = {}
     for arm in others:
         common = sorted(set(values[arm]) & set(baseline))
         steps = [bought[arm, seed] for seed in common]
         if not common:
             found[arm] = _nothing("no seed has finished in both arms")
+        elif arm in borrowed:
+            found[arm] = _nothing(
+                "its weights come from another arm's runs, which that arm paid for"
+            )
         elif any(math.isnan(number) for number in steps):
             found[arm] = _nothing("a part of its overhead is not on record")
         elif not any(steps):
             pair = paired_difference(values[arm], baseline)
-            found[arm] = AtEqualCompute("same", pair, "its overhead buys no step")
+            found[arm] = AtEqualCompute("same", pair, "its overhead in FLOPs buys no step")
         elif curves is None:
             found[arm] = _by_runs(evidence, arm, values[arm], baseline, bought)
         else:

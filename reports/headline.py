@@ -15,7 +15,7 @@ from reports import measures, notation, tables
 from reports.arms import arms_table
 from reports.fidelity import ROUGHLY, fidelity_table
 from reports.load import Evidence
-from reports.power import seeds_needed
+from reports.power import ALPHA, seeds_needed
 from reports.scales import budget_sentences, gap_sentences, noise_sentences
 from reports.statement import Statement
 from reports.stats import Paired, paired_difference
@@ -35,9 +35,12 @@ def headline(evidence: Evidence) -> list[Statement]:
         ]
     return [
         *_data_warnings(evidence),
-        *_lowest(evidence, frame),
-        *_methods(evidence, frame),
+        *sorted(
+            [*_lowest(evidence, frame), *_methods(evidence, frame)],
+            key=lambda statement: statement.kind != "proven",
+        ),
         *_free_mixtures(evidence),
+        *_replays(evidence),
         *gap_sentences(evidence, frame),
         *noise_sentences(evidence, frame),
         *_overheads(frame),
@@ -117,7 +120,8 @@ def _methods(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
             "undecided": f"Whether {row['arm']} differs from {baseline} is undecided",
         }
         kind = "proven" if row["verdict"] in PROVEN else "measured"
-        text = f"{words[row['verdict']]}: {_measured(row)} bits per byte. {row['reason']}."
+        text = f"{words[row['verdict']]}: {_measured(row)} bits per byte at equal training tokens. "
+        text += f"{row['reason']}.{_price(row)}"
         text += _elsewhere(row, base) if row["verdict"] == "better" else ""
         text += f" {notation.power(row)}." if row["verdict"] == "undecided" else ""
         statements.append(Statement(kind, text))
@@ -129,6 +133,18 @@ def _methods(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
             text += f" Measured against {baseline}, unproven: {'; '.join(measured)}."
         statements.append(Statement("warning", text))
     return statements
+
+
+def _price(row: dict[str, Any]) -> str:
+    """Say what a proven difference cost, and what is left of it at equal compute."""
+    if row["verdict"] not in PROVEN or not row["overhead_flops_percent"] > 0:
+        return ""
+    text = f" It cost {notation.percent(row['overhead_flops_percent'])} of its training FLOPs more"
+    if row["equal_how"] not in ("runs", "curve"):
+        return f"{text}."
+    spread = notation.interval(row["equal_low"], row["equal_high"])
+    left = f"{notation.signed(row['equal_difference'])} {spread}".strip()
+    return f"{text}; at equal compute {left} ({row['equal_pairs']} seeds, descriptive)."
 
 
 def _elsewhere(row: dict[str, Any], base: pd.Series) -> str:
@@ -162,7 +178,8 @@ def _free_mixtures(evidence: Evidence) -> list[Statement]:
         pairs = {
             free.label: paired_difference(values[free.label], values[method.label])
             for free in declared
-            if free.is_free and set(values[free.label]) & set(values[method.label])
+            if _is_unsearched(evidence, free)
+            and set(values[free.label]) & set(values[method.label])
         }
         best = min(pairs, key=lambda label: pairs[label].mean, default=None)
         # Against the baseline there is a verdict, which says more.
@@ -173,18 +190,41 @@ def _free_mixtures(evidence: Evidence) -> list[Statement]:
     return [_beside(free, outcome, texts) for (free, outcome), texts in found.items()]
 
 
+def _is_unsearched(evidence: Evidence, arm: measures.Arm) -> bool:
+    """Tell whether a mixture cost nobody anything, and is no A/A arm with another order of data."""
+    return arm.is_free and evidence.header["arms"][arm.label].get("data_seed") is None
+
+
+def _replays(evidence: Evidence) -> list[Statement]:
+    """Set each arm beside the control that takes its weights over: does looking gain anything?"""
+    values = measures.by_seed(evidence, evidence.header["primary"])
+    parts = [
+        f"{other} less {label} {_numbers(paired_difference(values[other], values[label]))}"
+        for label, other in measures.looked_at(evidence).items()
+        if set(values[label]) & set(values[other])
+    ]
+    if not parts:
+        return []
+    text = f"Against the controls that take over an arm's weights: {'; '.join(parts)}."
+    return [Statement("measured", f"{text} Descriptive, not tested.")]
+
+
 def _outcome(pair: Paired) -> str:
-    """Return what free - method shows; no winner without enough seeds, or across zero."""
-    if not (pair.high < 0 or pair.low > 0):
+    """Return what free - method shows, by the test of the verdicts: exact sign flips at .05."""
+    if pair.p > ALPHA and pair.num_pairs >= seeds_needed(1):
         return "not told apart"
-    outcome = "beats" if pair.high < 0 else "is beaten"
+    if not (pair.high < 0 or pair.low > 0) and pair.num_pairs < seeds_needed(1):
+        return "not told apart"
+    outcome = "beats" if pair.mean < 0 else "is beaten"
     return outcome if pair.num_pairs >= seeds_needed(1) else f"{outcome}, too few seeds"
 
 
 def _numbers(pair: Paired) -> str:
     lower = sum(value < 0 for value in pair.differences.values())
+    same = sum(value == 0 for value in pair.differences.values())
     words = f"{notation.signed(pair.mean)} {notation.interval(pair.low, pair.high)}".strip()
-    return f"{words}, lower on {lower} of {pair.num_pairs} seeds"
+    ties = f", the same on {same}" if same else ""
+    return f"{words}, lower on {lower} of {pair.num_pairs} seeds{ties}"
 
 
 def _beside(free: str, outcome: str, methods: list[str]) -> Statement:

@@ -63,6 +63,21 @@ def borrowers(evidence: Evidence) -> list[str]:
     return [label for label, arm in found if any(run.get("shown") for run in arm["runs"])]
 
 
+def looked_at(evidence: Evidence) -> dict[str, str]:
+    """Return the arm whose runs each borrower looks at, such as a replay's; by borrower."""
+    owners: dict[str, str] = {}
+    for run in evidence.runs.itertuples():
+        owners.setdefault(run.run_id, run.arm)  # of arms that share a run, the one declared first
+    found = {}
+    for label in borrowers(evidence):
+        cells = evidence.header["arms"][label]["runs"]
+        shown = [owners.get(run_id) for cell in cells for run_id in cell.get("shown") or ()]
+        other = next((o for o in shown if o not in (None, label)), None)
+        if other is not None:
+            found[label] = other
+    return found
+
+
 def trained_domains(evidence: Evidence) -> list[str]:
     """Name the domains that runs train on, in spec order."""
     return list(evidence.header["domains"])

@@ -1,9 +1,10 @@
 """Say which fraction of a gap an arm closes: 0 is uniform, 1 is the best static mixture found.
 
 What is static or uniform is read from the weights on record, not from a method's name. The oracle
-is the lowest of the baseline, controls and written-down mixtures whose weights never changed; a
-method under test is never its own oracle. It is chosen on the seeds that it is compared on, which
-flatters it, so that fractions come out a little low: the side to err on.
+is the arm with the lowest mean of those whose weights never changed within a run, whether they were
+written down, searched for or computed before; where that is a method, its own share is 1 because it
+is the measure. It is chosen on the seeds that it is compared on, which flatters it: fractions come
+out a little too close to 0.
 A fraction of a gap that may be 0 can be anything, so none is given unless uniform's gap to the
 oracle is told apart from 0.
 """
@@ -57,7 +58,6 @@ def oracle(evidence: Evidence) -> Oracle:
         arm.label: paired_difference(values[arm.label], values[zero])
         for arm in measures.arms(evidence)
         if arm.label in static
-        and (arm.is_free or arm.role != "method")
         and not _is_uniform(static[arm.label])
         and set(values[arm.label]) & set(values[zero])
     }
@@ -75,9 +75,10 @@ def oracle(evidence: Evidence) -> Oracle:
 
 
 def static_weights(evidence: Evidence) -> dict[str, np.ndarray]:
-    """Return the weights [K] of the arms whose finished runs all kept the same ones throughout.
+    """Return the weights [K] of the arms whose finished runs each kept the same ones throughout.
 
-    An A/A arm is left out: it has another order of data. The baseline comes first.
+    Runs of other seeds may have kept others, of which this is the mean. An A/A arm is left out: it
+    has another order of data. The baseline comes first.
     """
     runs = measures.main_runs(evidence)
     domains = measures.trained_domains(evidence)
@@ -87,11 +88,11 @@ def static_weights(evidence: Evidence) -> dict[str, np.ndarray]:
     for arm in measures.arms(evidence):
         ids = set(runs[runs["arm"] == arm.label]["run_id"])
         own = by_run[by_run.index.get_level_values("run_id").isin(ids)]
-        span = own.groupby("domain", observed=True).agg({"min": "min", "max": "max"})
         has_other_data = evidence.header["arms"][arm.label].get("data_seed") is not None
-        if has_other_data or span.empty or (span["max"] - span["min"]).max() > _SAME:
+        if has_other_data or own.empty or (own["max"] - own["min"]).max() > _SAME:
             continue
-        found[arm.label] = span["max"].reindex(domains).to_numpy()
+        mean = own.groupby("domain", observed=True)["max"].mean()
+        found[arm.label] = mean.reindex(domains).to_numpy()
     return found
 
 

@@ -85,7 +85,8 @@ def pareto(evidence: Evidence) -> list[Panel]:
     if len(found) < 2:
         return []
     figure, keys = go.Figure(), palette.arm_keys(evidence)
-    edge = frontier(found)
+    borrowed = set(measures.borrowers(evidence))  # at a price that another arm has paid
+    edge = frontier([point for point in found if point.label not in borrowed])
     figure.add_scatter(
         x=[round(point.times, 5) for point in edge],
         y=[round(point.difference, 6) for point in edge],

@@ -78,7 +78,7 @@ def svg(panel: Panel) -> str | None:
         _arrange(axes, panel.title, layout)
         _legend(figure, axes, height, is_named=bool(places))
         content = io.StringIO()
-        figure.savefig(content, format="svg", metadata={"Date": None})
+        figure.savefig(content, format="svg", metadata={"Date": None}, bbox_inches="tight")
     return _spoken(content.getvalue(), panel.alt)
 
 

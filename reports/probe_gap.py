@@ -1,9 +1,11 @@
 """How far the probe set, which methods may look at, lies from held-out text at the end of a run.
 
-The two are other documents, so a gap by itself says nothing: some text is easier. All arms share
-them, so the difference of gaps between an arm and the baseline says whether the arm's loss fell
-further where it could look: it has then fitted the probe set. In nats per token, because a corpus
-keeps the bytes of tokens only where results are reported; the tokenizer is everyone's.
+The two are other documents, so a gap by itself says nothing: some text is easier. Nor does the
+difference to the baseline: how far the two lie apart moves with how much of the target was trained
+on, for arms too that cannot look. What tells is the difference to a control that takes over the
+arm's weights without looking: an arm whose gap is above its control's has fitted the probe set. In
+nats per token, because a corpus keeps the bytes of tokens only where results are reported; the
+tokenizer is everyone's.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ class Gap(NamedTuple):
     low: float
     high: float
     num_seeds: int
+    control: str
+    """The arm that takes this one's weights over without looking; "" where there is none."""
     beyond: Paired | None
-    """The arm's gap - the baseline's, by seed; None for the baseline, or without a common seed."""
+    """The arm's gap - that control's, by seed; None without one."""
     reading: str
 
 
@@ -42,16 +46,18 @@ class Gap(NamedTuple):
 def gaps(evidence: Evidence) -> list[Gap]:
     """Return the gap of every arm whose finished runs measured the probe set; [] without any."""
     values = by_seed(evidence)
-    baseline = values.get(evidence.header["baseline"], {})
+    controls = {other: label for label, other in measures.looked_at(evidence).items()}
     found = []
     for arm in measures.arms(evidence):
         own = values.get(arm.label)
         if not own:
             continue
         mean, low, high = t_interval(pd.Series(own).to_numpy(dtype=float))
-        is_pair = arm.role != "baseline" and set(own) & set(baseline)
-        beyond = paired_difference(own, baseline) if is_pair else None
-        found.append(Gap(arm.label, mean, low, high, len(own), beyond, _reading(beyond)))
+        control = controls.get(arm.label, "")
+        theirs = values.get(control, {})
+        beyond = paired_difference(own, theirs) if set(own) & set(theirs) else None
+        facts = (len(own), control, beyond, _reading(beyond))
+        found.append(Gap(arm.label, mean, low, high, *facts))
     return found
 
 
@@ -86,8 +92,8 @@ def gap_warnings(evidence: Evidence) -> list[Statement]:
             "warning",
             f"{gap.arm} gains {notation.signed(gap.beyond.mean)} "
             f"{notation.interval(gap.beyond.low, gap.beyond.high)} nats per token more on the "
-            "probe set, which it could look at, than on held-out text: part of what it chose "
-            "fits the probe set alone. Descriptive, not tested.",
+            f"probe set than on held-out text, beside {gap.control}, which has its weights and "
+            "did not look: part of what it chose fits the probe set alone. Descriptive.",
         )
         for gap in gaps(evidence)
         if gap.beyond is not None and gap.beyond.num_pairs >= FEW and gap.beyond.low > 0

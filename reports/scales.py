@@ -45,7 +45,10 @@ def _beyond(frame: pd.DataFrame, without: set[str]) -> str:
     methods = frame[(frame["role"] == "method") & frame["noise_floor"].notna()]
     methods = methods[~methods["arm"].isin(without)]
     is_beyond = methods["difference"].abs() > methods["noise_floor"]
-    parts = {"Beyond that": methods[is_beyond], "Within it": methods[~is_beyond]}
+    parts = {
+        "Beyond that, as one method in 20 is by chance": methods[is_beyond],
+        "Within it": methods[~is_beyond],
+    }
     return "".join(
         f" {words}: {notation.listed(list(rows['arm']))}."
         for words, rows in parts.items()

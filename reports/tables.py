@@ -18,7 +18,7 @@ from rich.table import Table
 
 from reports import measures, notation
 from reports.arms import arms_table
-from reports.load import Evidence
+from reports.load import LONGER, Evidence
 
 _STYLES = {
     "better": "bold green",
@@ -99,9 +99,12 @@ def problems_table(evidence: Evidence) -> pd.DataFrame:
 
 
 def run_ids_table(evidence: Evidence) -> pd.DataFrame:
-    """Return every run behind the numbers: finished main runs and the auxiliary ones billed."""
+    """Return every run behind the numbers: finished main and longer runs, auxiliary ones billed."""
     used = measures.main_runs(evidence)[["arm", "seed"]]
-    return evidence.runs.merge(used, on=["arm", "seed"])[["arm", "seed", "role", "run_id"]]
+    runs = evidence.runs[
+        (evidence.runs["role"] != LONGER) | (evidence.runs["status"] == "finished")
+    ]
+    return runs.merge(used, on=["arm", "seed"])[["arm", "seed", "role", "run_id"]]
 
 
 def results_table(evidence: Evidence) -> pd.DataFrame:

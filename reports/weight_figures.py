@@ -42,18 +42,11 @@ def weights(evidence: Evidence) -> tuple[list[Panel], list[tuple[str, str]]]:
 def _beside(evidence: Evidence) -> list[measures.Arm]:
     """Return the arms, each followed by the controls that look at its runs."""
     declared = measures.arms(evidence)
-    owners: dict[str, str] = {}
-    for run in evidence.runs.itertuples():
-        owners.setdefault(run.run_id, run.arm)  # of arms that share a run, the one declared first
-    looked_at = {}
-    for arm in declared:
-        cells = evidence.header["arms"][arm.label]["runs"]
-        shown = [owners.get(run_id) for cell in cells for run_id in cell.get("shown") or ()]
-        looked_at[arm.label] = next((o for o in shown if o not in (None, arm.label)), "")
+    looked_at = measures.looked_at(evidence)
     place = {arm.label: k for k, arm in enumerate(declared)}
 
     def order(arm: measures.Arm) -> tuple[int, int]:
-        other = looked_at[arm.label]
+        other = looked_at.get(arm.label)
         return (place[other], 1 + place[arm.label]) if other else (place[arm.label], 0)
 
     return sorted(declared, key=order)

@@ -91,7 +91,7 @@ def target_at_end(out: Path, run_id: str) -> float:
 def test_what_costs_nothing_is_compared_as_at_equal_tokens(longer: Path) -> None:
     half = found(longer, "half")
 
-    assert (half.how, half.said) == ("same", "its overhead buys no step")
+    assert (half.how, half.said) == ("same", "its overhead in FLOPs buys no step")
     assert half.paired == measures.judge(load(longer))["half"].paired
 
 

@@ -16,7 +16,7 @@ from reports.build import build
 from reports.headline import headline
 from reports.load import load
 from reports.oracle import oracle, ratio_of_means, static_weights
-from tests.reports.synthetic import write_out
+from tests.reports.synthetic import run_id_of, write_out
 
 
 def test_uniform_is_0_and_the_best_static_mixture_is_1(eight: Path) -> None:
@@ -37,7 +37,7 @@ def test_uniform_is_0_and_the_best_static_mixture_is_1(eight: Path) -> None:
 
 
 def test_what_is_static_is_read_from_the_weights(eight: Path) -> None:
-    """DoReMi's main run is static as well, yet a method is not its own oracle."""
+    """DoReMi's main run is static as well: found by a method, and here above half on target."""
     weights = static_weights(load(eight))
 
     assert list(weights) == ["uniform", "doremi", "half"]
@@ -84,7 +84,30 @@ def test_an_aa_arm_is_neither_end_of_the_scale(tmp_path: Path) -> None:
     header["arms"]["half"]["data_seed"] = 5
     path.write_text(json.dumps(header))
 
-    assert oracle(load(tmp_path)).best is None
+    found = oracle(load(tmp_path))
+
+    assert found.best == "doremi"  # the only other static mixture, which is not below uniform
+    assert found.shares == {}
+
+
+def test_a_mixture_that_a_method_searched_for_may_be_the_best_also_where_seeds_differ(
+    tmp_path: Path,
+) -> None:
+    """Each seed's search ends at weights of its own; within a run they stay."""
+    effects = {"uniform": 0.0, "half": -0.09, "doremi": -0.15}
+    write_out(tmp_path, num_seeds=6, effects=effects)
+    path = tmp_path / "runs" / run_id_of("demo", "doremi", 0) / "records.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if record["kind"] == "step":
+            record["weights"] = [0.0, 0.0, 0.0, 0.0, 1.0]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    found = oracle(load(tmp_path))
+
+    assert found.best == "doremi"
+    assert found.shares["doremi"].value == 1.0
+    assert 0.4 < found.shares["half"].value < 0.8
 
 
 def test_the_fraction_is_in_every_form_of_the_report(eight: Path) -> None:

@@ -38,18 +38,38 @@ def test_a_gap_is_held_out_minus_probe_on_the_target(eight: Path) -> None:
     )
 
 
-def test_without_fitting_no_arm_is_named(eight: Path) -> None:
-    found = {gap.arm: gap for gap in gaps(load(eight))}
+def replayed(out: Path, num_seeds: int = 6) -> Path:
+    """Write an ablation in which `half` takes over influence's weights."""
+    write_out(out, num_seeds=num_seeds)
+    path = out / "ablations" / "demo.json"
+    header = json.loads(path.read_text())
+    for cell in header["arms"]["half"]["runs"]:
+        cell["shown"] = [run_id_of("demo", "influence", cell["seed"])]
+    path.write_text(json.dumps(header))
+    return out
 
-    assert found["uniform"].beyond is None
-    assert found["influence"].reading == "no sign of it"
+
+def test_without_fitting_no_arm_is_named(tmp_path: Path) -> None:
+    evidence = load(replayed(tmp_path))
+    found = {gap.arm: gap for gap in gaps(evidence)}
+
+    assert found["influence"].control == "half"
+    assert found["influence"].beyond is not None
     assert found["uniform"].mean == pytest.approx(-0.05, abs=0.003)
-    assert [caution for caution in cautions(load(eight)) if caution.code == "probe"] == []
+    assert found["influence"].reading != "fits the probe set more than held-out text"
+    assert [caution for caution in cautions(evidence) if caution.code == "probe"] == []
+
+
+def test_an_arm_without_such_a_control_has_a_gap_and_no_reading(eight: Path) -> None:
+    """Its gap moves with the weight on the target, whether it could look or not."""
+    for gap in gaps(load(eight)):
+        assert gap.beyond is None
+        assert gap.reading == ""
 
 
 def test_an_arm_that_has_fitted_the_probe_set_is_named(tmp_path: Path) -> None:
     """The other arms' gaps, and every other number, stay as they are."""
-    write_out(tmp_path, num_seeds=6)
+    replayed(tmp_path)
     before = measures.metrics(load(tmp_path))
     for seed in range(6):
         fit(tmp_path, "influence", seed, 0.04)
@@ -57,11 +77,15 @@ def test_an_arm_that_has_fitted_the_probe_set_is_named(tmp_path: Path) -> None:
     found = {gap.arm: gap for gap in gaps(load(tmp_path))}
 
     assert found["influence"].beyond is not None
-    assert found["influence"].beyond.mean == pytest.approx(0.04, abs=0.003)
+    without = {gap.arm: gap for gap in gaps(load(replayed(tmp_path / "without")))}
+    assert without["influence"].beyond is not None
+    added = found["influence"].beyond.mean - without["influence"].beyond.mean
+    assert added == pytest.approx(0.04, abs=1e-6)
     assert found["influence"].reading == "fits the probe set more than held-out text"
-    assert found["doremi"].reading == "no sign of it"
+    assert found["doremi"].reading == ""
     (caution,) = [c for c in cautions(load(tmp_path)) if c.code == "probe"]
-    assert caution.text.startswith("influence gains +0.038 [+0.03")
+    assert caution.text.startswith("influence gains +0.0")
+    assert "beside half, which has its weights and did not look" in caution.text
     assert before.equals(measures.metrics(load(tmp_path)))
     page = build(tmp_path).html.read_text()
     assert "Whether methods fitted the probe set" in page
