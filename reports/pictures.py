@@ -161,11 +161,12 @@ def _arrange(axes: Axes, title: str, layout: dict[str, Any]) -> None:
     axes.set_axisbelow(True)
     if horizontal.get("type") == "log":
         axes.set_xscale("log")
-        ticks = horizontal["tickvals"]
-        low, high = axes.get_xlim()
-        axes.set_xticks([t for t in ticks if low <= t <= high], minor=False)
-        axes.set_xticklabels([f"{t:g}" for t in ticks if low <= t <= high])
-        axes.minorticks_off()
+        if "tickvals" in horizontal:
+            low, high = axes.get_xlim()
+            ticks = [t for t in horizontal["tickvals"] if low <= t <= high]
+            axes.set_xticks(ticks, minor=False)
+            axes.set_xticklabels([f"{t:g}" for t in ticks])
+            axes.minorticks_off()
     elif horizontal.get("rangemode") == "tozero":
         axes.set_xlim(left=0)
     if "range" in horizontal:

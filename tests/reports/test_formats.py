@@ -15,12 +15,14 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from reports import latex, pictures
 from reports.arms import arms_table
 from reports.build import build
 from reports.contents import contents, panels
+from reports.figures import panel
 from reports.load import load
 from tests.reports.synthetic import edit, write_out
 
@@ -216,3 +218,17 @@ def test_a_paper_with_the_table_compiles(eight: Path, tmp_path: Path) -> None:
 
     options = ["-interaction=nonstopmode"] if TEX and "pdflatex" in TEX else []
     subprocess.run([str(TEX), *options, "paper.tex"], cwd=tmp_path, check=True, timeout=120)
+
+
+@pytest.mark.parametrize("ticks", [None, [1, 10]])
+def test_an_axis_on_a_log_scale_is_drawn_with_ticks_of_its_own_or_given_ones(
+    ticks: list[int] | None,
+) -> None:
+    figure = go.Figure()
+    figure.add_scatter(x=[1.0, 20.0, 400.0], y=[3.0, 2.0, 1.0], mode="lines", name="arm")
+    figure.update_xaxes(type="log", **({} if ticks is None else {"tickvals": ticks}))
+
+    drawn = pictures.svg(panel("spending-flops", "title", "in words", figure, 200))
+
+    assert drawn is not None
+    assert ET.fromstring(drawn).tag.endswith("svg")
