@@ -68,7 +68,9 @@ def test_a_replay_samples_with_the_mean_of_the_arm(controlled: Controlled) -> No
 
     assert all(row == pytest.approx(mean) for row in weights["replayed"])
     assert weights["shuffled"] != weights["odm"]
-    assert sorted(weights["shuffled"]) == sorted(weights["odm"])
+    # scaled to sum 1 once more, which on some processors moves the last digit
+    for row, other in zip(sorted(weights["shuffled"]), sorted(weights["odm"]), strict=True):
+        assert row == pytest.approx(other, rel=1e-14)
 
 
 def test_controls_are_descriptive_by_themselves(controlled: Controlled) -> None:
