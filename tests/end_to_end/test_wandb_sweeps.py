@@ -32,7 +32,7 @@ WANDB = (sys.executable, "-m", "wandb")
 STUDY = """
 name = "small"
 spec = "tiny.toml"
-trials = 6
+trials = {trials}
 seeds = [100, 101]
 [arms.{arm}]
 space = "{arm}.toml"
@@ -64,7 +64,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
         arms = RAISES if arm == "raises" else ARMS
         write_spec(tmp_path / "tiny.toml", arms, head='trackers = ["wandb"]')
         (tmp_path / f"{arm}.toml").write_text(SPACES[arm])
-        (tmp_path / "study.toml").write_text(STUDY.format(arm=arm))
+        trials = {"influence": 6, "raises": 3}[arm]  # as many as the grid has points
+        (tmp_path / "study.toml").write_text(STUDY.format(arm=arm, trials=trials))
         study = load_study(Path("study.toml"), find_method)
         (path,) = write_sweeps(study, Path("sweeps"))
         path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
