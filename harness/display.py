@@ -22,23 +22,28 @@ from harness import ablate, worker
 from harness.data_warnings import DataWarning
 
 
+def bars(console: Console) -> Progress:
+    """Return bars with a count, a `detail` and the times, for a terminal only; gone when done."""
+    return Progress(
+        TextColumn("{task.description}", style="bold"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_interactive,
+    )
+
+
 class TerminalDisplay(ablate.Display):
     """Shows a grid on a rich console."""
 
     def __init__(self, console: Console) -> None:
         """Show on `console`."""
         self.console = console
-        self.bars = Progress(
-            TextColumn("{task.description}", style="bold"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_interactive,
-        )
+        self.bars = bars(console)
         self.whole: TaskID | None = None
         self.lines: dict[tuple[str, int], tuple[str, TaskID]] = {}
         self.done = self.total = 0

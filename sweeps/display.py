@@ -6,18 +6,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from harness.display import bars
 from sweeps.study import load, rows
 from sweeps.studyfile import Study
-from sweeps.tables import counted
+from sweeps.tables import num_ended
 from sweeps.worker import Event
 
 
@@ -27,21 +20,10 @@ class StudyDisplay:
     def __init__(self, console: Console, study: Study, storage: Any) -> None:
         """Begin with what has been done before."""
         self.console, self.study = console, study
-        self.bars = Progress(
-            TextColumn("{task.description}", style="bold"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_interactive,
-        )
+        self.bars = bars(console)
         self.done, self.lines, total = {}, {}, study.asked.trials
         for arm in study.asked.arms:
-            counts = counted(rows(load(study, arm, storage)))
-            self.done[arm] = counts["complete"] + counts["pruned"] + counts["failed"]
+            self.done[arm] = num_ended(rows(load(study, arm, storage)))
             self.lines[arm] = self.bars.add_task(
                 arm, total=total, completed=self.done[arm], detail=""
             )
@@ -80,5 +62,7 @@ class StudyDisplay:
                 self.say(f"{count}{name} {event.kind} {event.text}".rstrip())
         elif event.kind == "reaped":
             self.say(f"{name}: its worker has died; queued again")
+        elif event.kind == "lost":
+            self.say(f"{name}: another process has ended it; this worker goes on")
         elif event.kind == "stopped":
             self.say(f"{name} stopped; it goes on with the next run")

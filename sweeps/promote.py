@@ -20,7 +20,7 @@ from sweeps.findings import best, eligible, front
 from sweeps.space import nested
 from sweeps.study import Row
 from sweeps.studyfile import Study
-from sweeps.tables import counted
+from sweeps.tables import num_ended
 
 
 def promote(study: Study, found: dict[str, list[Row]], command: Any, storage: str) -> list[str]:
@@ -73,7 +73,7 @@ def _extended(study: Study, text: str, name: str, expected: dict[str, Any], tabl
 
 def _check_equal(study: Study, found: dict[str, list[Row]], is_forced: bool) -> None:
     """Refuse arms of which one has had fewer trials than another: search is what is equal."""
-    open_ = {arm: _num_done(rows) for arm, rows in found.items()}
+    open_ = {arm: num_ended(rows) for arm, rows in found.items()}
     behind = {arm: done for arm, done in open_.items() if done < study.asked.trials}
     if behind and not is_forced:
         told = ", ".join(f"{arm} {done}" for arm, done in behind.items())
@@ -81,12 +81,6 @@ def _check_equal(study: Study, found: dict[str, list[Row]], is_forced: bool) -> 
             f"{study.path}: trials: {study.asked.trials} are for every arm, and some are still to "
             f"be done ({told}); go on with `study run`, or add --force"
         )
-
-
-def _num_done(rows: list[Row]) -> int:
-    """Return the slots whose last trial has ended."""
-    counts = counted(rows)
-    return counts["complete"] + counts["pruned"] + counts["failed"]
 
 
 def _wanted(study: Study, given: str | None) -> dict[str, int]:
@@ -124,7 +118,7 @@ def _provenance(study: Study, arm: str, row: Row, rows: list[Row], storage: str)
         "study": study.asked.name,
         "arm": arm,
         "trial": row.number,
-        "trials": _num_done(rows),
+        "trials": num_ended(rows),
         "tuning_loss": row.values[0],
         "seeds": sorted(row.facts["seeds"]),
         "run_ids": row.facts["run_ids"],

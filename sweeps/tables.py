@@ -22,6 +22,12 @@ def counted(rows: list[Row]) -> dict[str, int]:
     return {state: names.count(state) for state in STATES}
 
 
+def num_ended(rows: list[Row]) -> int:
+    """Return the slots whose last trial has ended: complete, pruned or failed."""
+    counts = counted(rows)
+    return counts["complete"] + counts["pruned"] + counts["failed"]
+
+
 def status(study: Study, arms: dict[str, list[Row]]) -> Table:
     """Return one line for each arm."""
     table = Table(title="trials by state", title_justify="left")

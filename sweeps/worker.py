@@ -55,7 +55,7 @@ class FailedTrialError(Exception):
 class Event:
     """What a worker tells of a trial."""
 
-    kind: str  # took, seed, complete, pruned, failed, stopped, reaped
+    kind: str  # took, seed, complete, pruned, failed, lost, stopped, reaped
     arm: str
     number: int
     text: str = ""
