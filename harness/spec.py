@@ -408,7 +408,7 @@ class Ablation:
         if self.model.objective == "masked" and not self.batch.pack:
             raise ValueError("batch.pack: a masked model would read padding; set pack = true")
         _seeds_are_fresh(self.seeds, self.arms)
-        _model_agrees(self.model, self.tokenizer)
+        check_model(self.model, self.tokenizer)
         return self
 
     @property
@@ -449,7 +449,7 @@ def _seeds_are_fresh(seeds: tuple[int, ...], arms: dict[str, Arm]) -> None:
             )
 
 
-def _model_agrees(model: Model, tokenizer: Tokenizer) -> None:
+def check_model(model: Model, tokenizer: Tokenizer) -> None:
     """Refuse settings of a model that contradict each other or the tokenizer."""
     if model.source is None:
         for name in ("revision", "trust_remote_code"):

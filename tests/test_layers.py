@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"cli", "testing"},
     {"commands"},
-    {"ablate", "display", "show", "specfile"},
+    {"ablate", "display", "show"},
+    {"attribution"},
+    {"specfile"},
     {"cells"},
     {"preflight"},
     {"grid", "resolve", "equal_compute"},
@@ -31,7 +33,7 @@ LAYERS = [
     {"files", "shapes"},
     {"spec", "domains", "rng"},
     {"identity", "binding"},
-    {"study_forms"},
+    {"study_forms", "attribution_forms"},
     {"arguments", "forms"},
     {"api", "errors", "deferred"},
 ]

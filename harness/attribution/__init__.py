@@ -1,0 +1,1 @@
+"""Training-data attribution on a finished run: train, fit, inspect, score, select, evaluate."""

@@ -1,0 +1,67 @@
+"""A finished run as attribution sees it: its View, its train rows in order, and what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.attribution.rows import Pool
+from harness.corpus.store import TOKENIZER
+from harness.corpus.tokenizer import from_text
+from harness.files import read_json
+from harness.opening import open_view
+from harness.records import CHECKPOINT, HEADER
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import nn
+
+    from harness.corpus import TokenStore
+    from harness.view import RunView
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A run at one of its checkpoints."""
+
+    folder: Path
+    """OUT/runs/RUN_ID."""
+    run_id: str
+    checkpoint: str
+    """File name of the checkpoint in `folder`."""
+    model_id: str
+    """16 hex digits of the weights: other weights, other factors."""
+    view: RunView
+    store: TokenStore
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The corpus's own tokenizer."""
+        return from_text((self.store.folder / TOKENIZER).read_text())
+
+    def pool(self) -> Pool:
+        """Return every train row with a counted target, domain after domain."""
+        shelf, names = self.view.stream.train, self.view.domains
+        picks = tuple((name, int(row)) for name in names for row in shelf.telling_rows(name))
+        device = self.view.stream.device
+        return Pool(shelf, names, picks, self.tokenizer, device, self.store.id)
+
+
+def open_run(folder: Path, checkpoint: str = CHECKPOINT, source: str | None = None) -> Opened:
+    """Open the finished run in `folder`; SpecError where it cannot be."""
+    view, store = open_view(folder, checkpoint, source)
+    header = read_json(folder / HEADER)
+    return Opened(folder, header["run_id"], checkpoint, weights_id(view.model), view, store)
+
+
+def weights_id(model: nn.Module) -> str:
+    """Return 16 hex digits of a model's parameters and buffers, names and bytes."""
+    whole = blake2b(digest_size=8)
+    for name, tensor in sorted(model.state_dict().items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return whole.hexdigest()

@@ -1,0 +1,117 @@
+"""Options and help of the commands that attribute: `steelyard attribute ...`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from harness.forms import WandbMode, positional
+
+SpecPath = Annotated[Path, *positional("SPEC")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Staged:
+    """What every stage takes."""
+
+    spec: SpecPath
+    """The attribution, a TOML file such as sweeps/attribution/demo.toml."""
+    out: Path = Path("runs")
+    """Folder of runs, corpora and attributions; it can be shared by many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeTrain(_Staged):
+    """Fine-tune the model by the one loop, and choose the checkpoint to attribute.
+
+    Finished training is found by its content, an interrupted one resumes. Any key of the spec can
+    be overridden, here and in every stage: give the same ones to each.
+
+    Example: steelyard attribute train sweeps/attribution/demo.toml --out runs/attribution
+    """
+
+    wandb_mode: WandbMode | None = None
+    """Where W&B is a tracker; by default WANDB_MODE, else online if logged in, else offline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeFit(_Staged):
+    """Fit the curvature (EKFAC and its kin) on training rows, stage by stage; it resumes.
+
+    Example: steelyard attribute fit sweeps/attribution/demo.toml --out runs/attribution
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeInspect(_Staged):
+    """Draw the fitted curvature and say in words what the pictures show.
+
+    Example: steelyard attribute inspect sweeps/attribution/demo.toml --out runs/attribution
+    """
+
+    layers: tuple[str, ...] = ()
+    """Regular expressions of module names; by default every fitted module."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeScore(_Staged):
+    """Score training rows for every query, with every estimator of the spec; it resumes.
+
+    Example: steelyard attribute score sweeps/attribution/demo.toml --out runs/attribution
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeTop(_Staged):
+    """Show the most helpful and most harmful rows per query, as a table and as a page.
+
+    Example: steelyard attribute top sweeps/attribution/demo.toml --out runs/attribution --k 5
+    """
+
+    k: int = 5
+    """Rows at either end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeSelect(_Staged):
+    """Write a filtered or reweighted training set, ready for the next run.
+
+    Example: steelyard attribute select sweeps/attribution/demo.toml --keep .5 --to kept.jsonl
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeEvaluate(_Staged):
+    """Judge the attribution (retraining on subsets, ...) and the model (answers, benchmarks).
+
+    Example: steelyard attribute evaluate sweeps/attribution/demo.toml --out runs/attribution
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeRun(_Staged):
+    """Do every stage, one after the other, and print where the pages are.
+
+    Example: steelyard attribute run sweeps/attribution/demo.toml --out runs/attribution
+    """
+
+    wandb_mode: WandbMode | None = None
+    """As for train."""
+
+
+GROUPS: dict[str, tuple[str, dict[str, type]]] = {
+    "attribute": (
+        "Which training rows made the model say so: fine-tune, fit, inspect, score, evaluate.",
+        {
+            "train": AttributeTrain,
+            "fit": AttributeFit,
+            "inspect": AttributeInspect,
+            "score": AttributeScore,
+            "top": AttributeTop,
+            "select": AttributeSelect,
+            "evaluate": AttributeEvaluate,
+            "run": AttributeRun,
+        },
+    ),
+}
