@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"cli", "testing"},
     {"commands"},
-    {"ablate", "display", "show"},
     {"attribution"},
+    {"ablate", "display", "show"},
     {"specfile"},
     {"cells"},
     {"preflight"},
