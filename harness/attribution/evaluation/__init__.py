@@ -1,0 +1,1 @@
+"""How good the attribution is, and how good the model: retraining, answers, benchmarks."""
