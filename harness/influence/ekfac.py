@@ -17,7 +17,7 @@ that of a row's sum. Left out: Adam's preconditioner, which is another answer to
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -31,6 +31,7 @@ from harness.influence.fisher import Labels, countable
 from harness.influence.fisher_by_hooks import check_covariances, covariances, second_moments
 from harness.influence.fisher_flops import fit_flops, pairwise_flops
 from harness.influence.gradients import GradDot
+from harness.influence.parts import Detail
 from harness.influence.preconditioner import ROTATED, Strategy, Unit, health
 from harness.influence.queries import Queries, query_weights
 from harness.influence.query_gradients import network_flops, preconditioned_queries
@@ -83,6 +84,13 @@ class Ekfac:
     """Rows of the pool on which a finite difference's step is checked."""
     chunk_rows: Annotated[int, Field(strict=True, gt=0)] = 16
     """Rows per pass; scores do not depend on it."""
+    detail: tuple[Detail, ...] = ()
+    """Parts told beside the total: of "modules", of "tokens" (harness/influence/parts.py)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if self.detail and self.route not in ("auto", "hooks"):
+            raise ValueError(f'detail needs route = "hooks", not {self.route!r}')
 
     def fit(self, view: View, pool: Batch, queries: Batch | None = None) -> State:
         """Return the factors by module, and the rows that a step is checked on.
@@ -119,7 +127,8 @@ class Ekfac:
         if self.route == "kronfluence":
             return {**fitted, **as_state(query, "query"), "weights": weights.sum(0)}
         found = preconditioned_queries(view, self._uses(view), fitted, query, weights, self)
-        if self.route == "hooks" or (self.route == "auto" and self.queries == "each"):
+        exact = self.queries == "each" or bool(self.detail)
+        if self.route == "hooks" or (self.route == "auto" and exact):
             return found
         return {**found, **steps(view, fitted, found, self.route == "auto")}
 
@@ -136,12 +145,15 @@ class Ekfac:
             total = score_along(view, prepared, rows, base, self.reduction)
             route = "directional"
         else:
-            total, route = self._exact().score(view, prepared, rows).total, "hooks"
+            found = self._exact().score(view, prepared, rows)
+            names = {k: v for k, v in found.about.items() if k == "module_names"}
+            about = {**self.about(), "route": "hooks", **names}
+            return replace(found, about=about)
         return Scores(total, about={**self.about(), "route": route, **told(prepared)})
 
     def about(self) -> dict[str, Note]:
         """Return what a score of this estimator means, for records and reports."""
-        left_out = ("kind", "chunk_rows", "check_rows")
+        left_out = ("kind", "chunk_rows", "check_rows", "detail")
         facts: dict[str, Any] = {k: v for k, v in asdict(self).items() if k not in left_out}
         facts["modules"] = " ".join(self.modules)
         return {
@@ -191,6 +203,7 @@ class Ekfac:
             precision=self.precision,
             chunk_rows=self.chunk_rows,
             reduction=self.reduction,
+            detail=self.detail,
         )
 
 

@@ -9,8 +9,9 @@ products with Q queries, two per multiply-add:
     ghost        sum_ts (left_bt . left_qs)(right_bt . right_qs)             2 B Q T S (L + R)
 
 The first is cheapest for many queries; the second, which writes no [B, L, R], for one; the third
-needs the queries as factors and pays for short rows. An embedding's left is one-hot: its G is never
-formed for a dot product, the query's vectors are looked up instead, 2 B Q T R.
+needs the queries as factors and pays for short rows. Queries of low rank are factors too, S = rank,
+and are made whole a few at a time where that is cheaper. An embedding's left is one-hot: its G is
+never formed for a dot product, the query's vectors are looked up instead, 2 B Q T R.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# Numbers of queries of low rank that are whole at once (128 MiB of float32).
+UNFOLDED = 2**25
 
 
 class Factors(NamedTuple):
@@ -110,6 +115,8 @@ def products(
     Squares are of scale * G, which is the reason to form G where `scale` is given.
     """
     if isinstance(query, Factors):
+        if _unfolding_pays(uses, query, squares, scale):
+            return _unfolded(uses, query, scale, squares, room)
         dots, flops = _ghost(uses[0], query)
         return _with_squares(uses[0], dots, flops) if squares else Products(dots, None, flops)
     if squares and (len(uses) > 1 or scale is not None):
@@ -152,6 +159,44 @@ def _materialised_products(
     if not squares:
         return Products(dots, None, flops)
     scaled = flat if scale is None else flat.mul_(scale.flatten())  # G is nobody else's
+    return Products(dots, torch.linalg.vector_norm(scaled, dim=1).square(), flops)
+
+
+def _unfolding_pays(
+    uses: list[Factors], query: Factors, squares: bool, scale: Tensor | None
+) -> bool:
+    """Tell whether queries kept as factors, of low rank, are better made whole for these rows."""
+    if len(uses) > 1 or uses[0].one_hot or (squares and scale is not None):
+        return True  # what the pairs of one module's vectors do not give
+    (num_rows, tokens, width), (num_queries, length, _) = uses[0].right.shape, query.right.shape
+    pairs = num_rows * num_queries * tokens * length * (uses[0].size + width)
+    once = num_rows * tokens + num_queries * (num_rows + length)
+    return once * uses[0].size * width < pairs
+
+
+def _unfolded(
+    uses: list[Factors],
+    query: Factors,
+    scale: Tensor | None,
+    squares: bool,
+    room: Room | None,
+) -> Products:
+    """Form G once, then queries whole, as many at a time as UNFOLDED numbers hold."""
+    gradient, flops = materialised(uses[0], room)
+    for use in uses[1:]:
+        more, cost = materialised(use)
+        gradient, flops = gradient.add_(more), flops + cost
+    flat = gradient.flatten(1).to(query.right.dtype)  # [B, L R]
+    block, columns = max(1, UNFOLDED // flat.shape[1]), []
+    for first in range(0, len(query.right), block):
+        left, right = query.left[first : first + block], query.right[first : first + block]
+        columns.append(flat @ torch.bmm(left.mT, right).flatten(1).T)
+    num_queries, length, _ = query.right.shape
+    flops += 2.0 * flat.shape[1] * num_queries * (len(flat) + length)
+    dots = torch.cat(columns, 1)
+    if not squares:
+        return Products(dots, None, flops)
+    scaled = flat if scale is None else flat.mul_(scale.flatten())
     return Products(dots, torch.linalg.vector_norm(scaled, dim=1).square(), flops)
 
 

@@ -35,6 +35,7 @@ from harness.influence.factors import (
     summed,
 )
 from harness.influence.flops import chunks, counter
+from harness.influence.parts import Detail, Gather, Gathered, joined, module_names, whole
 from harness.influence.queries import Queries, query_weights
 from harness.influence.row_gradients import Precision, Reduction, backward
 from harness.influence.selection import Use, choose
@@ -84,7 +85,7 @@ class _Gradients:
 
     def about(self) -> dict[str, Note]:
         """Return what a score of this estimator means, for records and reports."""
-        left_out = ("kind", "chunk_rows")
+        left_out = ("kind", "chunk_rows", "detail")
         facts: dict[str, Any] = {k: v for k, v in asdict(self).items() if k not in left_out}
         facts |= {"estimator": self.kind, "approximates": self.kind}
         facts["modules"] = " ".join(self.modules)
@@ -96,40 +97,56 @@ class _Gradients:
         return choose(view.model, self.modules, self.last_blocks, self.biases)
 
     def _products(
-        self, view: View, prepared: State, rows: Batch, reduction: Reduction, squares: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return dots [N, Q] and squares of scaled gradients [N] (0 unless asked), float64, CPU."""
+        self,
+        view: View,
+        prepared: State,
+        rows: Batch,
+        reduction: Reduction,
+        squares: bool,
+        detail: tuple[Detail, ...] = (),
+    ) -> Gathered:
+        """Return dots with the queries and, where asked for, squares and parts."""
         uses, parts, room = self._uses(view), [], Room()
+        tokens, num_queries = rows.targets.shape[1], _num_queries(prepared)
         for chunk in chunks(rows, self.chunk_rows):
-            dots: dict[str, Tensor] = {}
+            gather = Gather(uses, detail, len(chunk.rows), tokens, num_queries)
             lengths: dict[str, Tensor] = {}
             flops = [float(prepared["flops"]) * len(chunk.rows)]
 
             def receive(
                 name: str,
                 factors: list[Factors],
-                dots: dict[str, Tensor] = dots,
+                gather: Gather = gather,
                 lengths: dict[str, Tensor] = lengths,
                 flops: list[float] = flops,
             ) -> None:
                 query, scale = _query_of(prepared, name), prepared.get(f"scale:{name}")
-                found = products(factors, query, scale, squares, room)
-                value = found.dots.double().cpu()
-                dots[name] = dots[name] + value if name in dots else value
+                found = products([whole(f) for f in factors], query, scale, squares, room)
+                gather.add(name, found.dots.double().cpu())
                 if found.squares is not None:
                     lengths[name] = found.squares.double().cpu()
-                flops.append(found.flops)
+                flops += [found.flops, gather.add_tokens(factors, query)]
 
             losses = backward(
-                view.model, chunk, uses, receive, reduction, self.precision, together=squares
+                view.model,
+                chunk,
+                uses,
+                receive,
+                reduction,
+                self.precision,
+                together=squares,
+                tokens="tokens" in detail,
             )
             view.bill(sum(flops), chunk.targets.numel())
-            for name, values in {"loss": losses, **dots, **lengths}.items():
+            for name, values in {"loss": losses, **gather.dots, **lengths}.items():
                 refuse_non_finite(view, chunk, name, values)
             zero = torch.zeros(len(chunk.rows), dtype=torch.float64)
-            total = sum(dots.values(), torch.zeros(len(zero), _num_queries(prepared)).double())
-            parts.append((total, sum(lengths.values(), zero)))
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+            parts.append(gather.gathered(sum(lengths.values(), zero)))
+        return joined(parts)
+
+    def _scores(self, view: View, found: Gathered, detail: tuple[Detail, ...]) -> Scores:
+        names = {"module_names": " ".join(module_names(self._uses(view)))} if detail else {}
+        return Scores(found.dots, found.modules, found.tokens, about={**self.about(), **names})
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -139,11 +156,13 @@ class GradDot(_Gradients):
     kind: Literal["grad_dot"] = "grad_dot"
     reduction: Reduction = "mean"
     """The row's loss: mean or sum over its counted targets. Scores of one give the other."""
+    detail: tuple[Detail, ...] = ()
+    """Parts told beside the total: of "modules", of "tokens" (harness/influence/parts.py)."""
 
     def score(self, view: View, prepared: State, rows: Batch) -> Scores:
         """Return <g_i, a g_q> [N, Q] float64 on the CPU; FloatingPointError names row, module."""
-        total, _ = self._products(view, prepared, rows, self.reduction, squares=False)
-        return Scores(total, about=self.about())
+        found = self._products(view, prepared, rows, self.reduction, False, self.detail)
+        return self._scores(view, found, self.detail)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -151,12 +170,14 @@ class GradCos(_Gradients):
     """Cosines of row steps and query gradients; a row's loss needs no reduction here."""
 
     kind: Literal["grad_cos"] = "grad_cos"
+    detail: tuple[Detail, ...] = ()
+    """Parts told beside the total: of "modules", of "tokens" (harness/influence/parts.py)."""
 
     def score(self, view: View, prepared: State, rows: Batch) -> Scores:
         """Return cosines [N, Q] float64 on the CPU; FloatingPointError names row and module."""
-        dots, squares = self._products(view, prepared, rows, "mean", squares=True)
-        lengths = squares.sqrt()[:, None] * prepared["norms"].cpu()
-        return Scores((dots / lengths).where(lengths > 0, 0.0), about=self.about())
+        found = self._products(view, prepared, rows, "mean", True, self.detail)
+        lengths = found.squares.sqrt()[:, None] * prepared["norms"].cpu()
+        return self._scores(view, found.over(lengths), self.detail)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -173,7 +194,7 @@ class Group(_Gradients):
 
     def score(self, view: View, prepared: State, rows: Batch) -> Scores:
         """Return <mean of g_j over the domain of i, a g_q> [N, Q] float64, on the CPU."""
-        dots, _ = self._products(view, prepared, rows, self.reduction, squares=False)
+        dots = self._products(view, prepared, rows, self.reduction, squares=False).dots
         _, index = rows.domains.cpu().unique(return_inverse=True)  # type: ignore[no-untyped-call]
         sums = torch.zeros(int(index.max()) + 1, dots.shape[1], dtype=dots.dtype)
         means = sums.index_add(0, index, dots) / index.bincount()[:, None]

@@ -66,11 +66,13 @@ def backward(
     reduction: Reduction = "mean",
     precision: Precision = "float32",
     together: bool = False,
+    tokens: bool = False,
 ) -> Tensor:
     """Run one pass, calling `receive(parameter, factors)` as it reaches them; return losses [B].
 
-    With `together`, the modules that share a parameter are received in one call. A parameter that
-    the loss does not depend on is not received.
+    With `together`, the modules that share a parameter are received in one call; with `tokens`, a
+    bias comes by position too, [B, T, 1] and [B, T, R]. A parameter that the loss does not depend
+    on is not received.
     """
     token = torch.zeros((), device=rows.inputs.device, requires_grad=True)
     waiting: dict[str, list[Factors]] = {}
@@ -87,7 +89,7 @@ def backward(
     autocast = torch.autocast(
         rows.inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"
     )
-    with torch.enable_grad(), _hooked(uses, len(rows.inputs), token, left_over, arrive):
+    with torch.enable_grad(), _hooked(uses, len(rows.inputs), token, left_over, arrive, tokens):
         with autocast:
             losses = row_losses(model, rows, reduction)
         torch.autograd.grad(losses.sum(), token, allow_unused=True)
@@ -103,6 +105,7 @@ def _hooked(
     token: Tensor,
     left_over: Counter[str],
     arrive: Callable[[str, Factors], None],
+    tokens: bool,
 ) -> Iterator[None]:
     from harness.influence.tap import Tap  # here, since it is a class of torch's
 
@@ -123,7 +126,7 @@ def _hooked(
         left_over.update(name for name in (use.weight, use.bias) if name)
 
         def receive(gradient: Tensor) -> None:
-            for name, factors in _factors(use, given, gradient, num_rows):
+            for name, factors in _factors(use, given, gradient, num_rows, tokens):
                 arrive(name, factors)
 
         return Tap.apply(out, token, receive)  # type: ignore[no-untyped-call]
@@ -139,15 +142,15 @@ def _hooked(
 
 
 def _factors(
-    use: Use, given: Tensor, gradient: Tensor, num_rows: int
+    use: Use, given: Tensor, gradient: Tensor, num_rows: int, tokens: bool
 ) -> Iterator[tuple[str, Factors]]:
     """Yield each parameter's factors; tokens that a model has flattened get their rows back."""
     if gradient.numel() % (num_rows * gradient.shape[-1]) or given.shape[0] % num_rows:
         raise ValueError(f"{use.name}: an output {list(gradient.shape)} is not {num_rows} rows")
     gradient = gradient.reshape(num_rows, -1, gradient.shape[-1])  # [B, T, out]
     if use.bias:
-        one = gradient.sum(1, keepdim=True)
-        yield use.bias, Factors(one.new_ones(num_rows, 1, 1), one, 1)
+        one = gradient if tokens else gradient.sum(1, keepdim=True)
+        yield use.bias, Factors(one.new_ones(*one.shape[:2], 1), one, 1)
     if not use.weight:
         return
     if use.kind == "embedding":
