@@ -13,6 +13,7 @@ import torch
 from harness import allocator
 from harness.corruption import Corruption
 from harness.cost import Meter
+from harness.edited import Chosen, edited
 from harness.evaluate import Evaluator
 from harness.loop import Loop, Watch
 from harness.model import RowFlops, build_model, count_row_flops
@@ -61,12 +62,12 @@ def build_view(spec: RunSpec, store: TokenStore, meter: Meter, open_model: OpenM
     model = build_model(spec.model, store.vocab_size, tokens, spec.seed).to(spec.device)
     row_flops = count_row_flops(spec.model, store.vocab_size, tokens)
     train, probe = (
-        open_shelf(store, "train", store.trained, spec.batch),
+        open_train(store, spec),
         open_shelf(store, "probe", store.domains, spec.batch),
     )
     hide = corruption(spec, store)
     stream = Stream(train, probe, store.trained, store.domains, spec.data_seed, spec.device, hide)
-    sizes = torch.tensor([float(len(train.streams[d])) for d in store.trained], dtype=torch.float64)
+    sizes = torch.tensor([train.num_tokens(d) for d in store.trained], dtype=torch.float64)
     chunk_rows = spec.batch.micro_rows or spec.batch.rows
     return RunView(
         stream=stream,
@@ -108,10 +109,16 @@ def prepare_torch(spec: RunSpec) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def train_rows(store: TokenStore, batch: Batching) -> dict[str, int]:
+def train_rows(store: TokenStore, spec: RunSpec) -> dict[str, int]:
     """Return how many rows each trained domain has to train on."""
-    shelf = open_shelf(store, "train", store.trained, batch)
+    shelf = open_train(store, spec)
     return {domain: shelf.num_rows(domain) for domain in store.trained}
+
+
+def open_train(store: TokenStore, spec: RunSpec) -> Shelf | Chosen:
+    """Return the rows that a run trains on: the corpus's, but for what the spec changes."""
+    shelf = open_shelf(store, "train", store.trained, spec.batch)
+    return shelf if spec.edit is None else edited(shelf, spec.edit, store)
 
 
 def measure(loop: Loop, store: TokenStore) -> dict[str, dict[str, float] | None]:

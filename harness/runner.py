@@ -230,7 +230,7 @@ def describe_run(spec: RunSpec, store: TokenStore) -> dict[str, Any]:
         "tokens_per_step": spec.batch.rows * spec.batch.tokens,
         "vocab_size": store.vocab_size,
         "corpus_id": store.id,
-        "train_rows": train_rows(store, spec.batch),
+        "train_rows": train_rows(store, spec),
         "versions": versions(),
         "git_commit": commit,
         "git_dirty": dirty,

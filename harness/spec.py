@@ -470,6 +470,21 @@ def check_model(model: Model, tokenizer: Tokenizer) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class Edit:
+    """How a run's train rows differ from its corpus's: what retraining needs to judge attribution.
+
+    Rows are numbered as in the corpus. A domain that is not named is left as it is.
+    """
+
+    only: dict[Name, tuple[int, ...]] = Field(default_factory=dict)
+    """Rows that may be drawn, by domain; planted ones are numbered after the corpus's own."""
+    answers: dict[Name, tuple[tuple[int, int], ...]] = Field(default_factory=dict)
+    """(row, row whose answer it is given): labels that are wrong on purpose."""
+    planted: dict[Name, tuple[tuple[str, str], ...]] = Field(default_factory=dict)
+    """(prompt, answer) of rows that are added."""
+
+
 @dataclass(frozen=True, kw_only=True, config=_ANY)
 class RunSpec:
     """One training run, fully resolved. Equal RunSpecs give equal bits on one platform."""
@@ -491,6 +506,8 @@ class RunSpec:
     """Measure the tuning set at the end, billed to the method: for a plan that tunes."""
     measure_rows: Count = 64
     """Rows per domain that these two look at; all there are where a domain has fewer."""
+    edit: Edit | None = None
+    """Other train rows than the corpus's; unset in every run that is compared."""
     label: str = ""
     """What the run is for (an arm's label, or a role like "reference"); not its identity."""
     max_repetitions: float | None = None
@@ -523,6 +540,8 @@ class RunSpec:
         content = {**to_json(plain), "mixer": describe(self.mixer)}
         if self.batch.pack:  # as it always was before it could be chosen, and so the same run
             del content["batch"]["pack"]
+        if self.edit is None:
+            del content["edit"]
         return content
 
     @property

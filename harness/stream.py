@@ -68,6 +68,10 @@ class Shelf:
             self._telling[domain] = np.flatnonzero(counted.any(1))
         return self._telling[domain]
 
+    def num_tokens(self, domain: str) -> float:
+        """Return how much text the domain has, for natural proportions."""
+        return float(len(self.streams[domain]))
+
     def span(self, domain: str, row: int) -> tuple[int, int]:
         """Return where a row begins in its stream, and how many targets it has."""
         return row * self.tokens, self.tokens

@@ -80,6 +80,7 @@ class Site:
     trackers: tuple[str, ...]
     name: str
     wandb_mode: str | None = None  # as the parent has settled it
+    corpus_id: str | None = None  # of one that is there: its sources are then not asked for
 
 
 def work(pipe: Connection, site: Site, stop: Any) -> None:
@@ -145,13 +146,22 @@ def _carry_out(task: Task, desk: _Desk) -> Outcome:
     if desk.stop.value:
         return Outcome("interrupted")
     from harness.corpus import open_corpus
+    from harness.corpus.store import read_store
     from harness.loop import InterruptedRunError
     from harness.runner import Runner, one_line
 
     site = desk.site
+    corpora = site.out / "corpora"
     try:
-        store = open_corpus(site.corpus, site.out / "corpora")
+        ready = site.corpus_id is not None
+        store = (
+            read_store(corpora / str(site.corpus_id))
+            if ready
+            else open_corpus(site.corpus, corpora)
+        )
         runner = Runner(site.out, store, site.checkpoint, lambda spec: _Watch(desk, task, spec))
+        if task.spec.evaluation is None:  # a single run that no plan has asked for
+            return Outcome("finished", runner.ensure(task.spec).run_id)
         carried = runner.carry_out(task.spec)
     except InterruptedRunError:
         return Outcome("interrupted")

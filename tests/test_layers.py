@@ -25,7 +25,7 @@ LAYERS = [
     {"runner"},
     {"assemble"},
     {"loop", "plans", "trackers", "trainer"},
-    {"view", "evaluate", "stream", "checkpoint", "corpus", "data_warnings"},
+    {"view", "evaluate", "stream", "edited", "checkpoint", "corpus", "data_warnings"},
     {"model_check"},
     {"model", "optim", "cost", "records"},
     {"pretrained", "influence", "allocator", "cross_entropy", "cross_entropy_node", "corruption"},

@@ -13,6 +13,7 @@ from harness.attribution.rows import Pool
 from harness.corpus.store import TOKENIZER
 from harness.corpus.tokenizer import from_text
 from harness.files import read_json
+from harness.identity import digest
 from harness.opening import open_view
 from harness.records import CHECKPOINT, HEADER
 
@@ -48,7 +49,9 @@ class Opened:
         shelf, names = self.view.stream.train, self.view.domains
         picks = tuple((name, int(row)) for name in names for row in shelf.telling_rows(name))
         device = self.view.stream.device
-        return Pool(shelf, names, picks, self.tokenizer, device, self.store.id)
+        edit = read_json(self.folder / HEADER)["spec"].get("edit")  # other rows, another pool
+        text = self.store.id if edit is None else digest([self.store.id, edit])
+        return Pool(shelf, names, picks, self.tokenizer, device, text)
 
 
 def open_run(folder: Path, checkpoint: str = CHECKPOINT, source: str | None = None) -> Opened:

@@ -23,6 +23,7 @@ from harness.spec import (
     Ablation,
     Batching,
     Corpus,
+    Edit,
     Evaluation,
     FilesDomain,
     HubDomain,
@@ -77,6 +78,7 @@ SPEC = RunSpec(
     data_seed=0,
     corpus_id="c0",
     engine={"torch": "2.9", "steelyard": "0.1"},
+    edit=Edit(),
 )
 TEXTS: dict[str, Any] = {
     "text": "story",
@@ -113,6 +115,12 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "corpus_id": "c1",
         "model_id": "m1",
         "engine": {"torch": "2.10", "steelyard": "0.1"},
+        "edit": None,
+    },
+    Edit: {
+        "only": {"a": (1, 0)},
+        "answers": {"a": ((0, 1),)},
+        "planted": {"a": (("who?", "me"),)},
     },
     Corpus: {
         "domains": {"a": SyntheticDomain(), "b": SyntheticDomain(seed=1)},
