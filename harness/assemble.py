@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,13 @@ from harness.cost import Meter
 from harness.edited import Chosen, edited
 from harness.evaluate import Evaluator
 from harness.loop import Loop, Watch
-from harness.model import RowFlops, build_model, count_row_flops
+from harness.model import (
+    RowFlops,
+    build_model,
+    compiled_losses,
+    count_row_flops,
+    token_losses,
+)
 from harness.optim import build_optimizer
 from harness.spec import Evaluation
 from harness.stream import DocumentShelf, Shelf, Stream
@@ -51,7 +58,9 @@ def assemble(
         watch=watch,
         folder=folder,
         every=every,
-        network=torch.compile(view.model) if spec.compile else view.model,  # type: ignore[arg-type]
+        losses_of=compiled_losses(view.model)
+        if spec.compile
+        else partial(token_losses, view.model),
     )
 
 

@@ -40,6 +40,7 @@ class Meter:
     accounts: dict[Account, Cost] = field(default_factory=lambda: {a: Cost() for a in ACCOUNTS})
     _stack: list[Account] = field(default_factory=list)
     _since: float = 0.0
+    _is_training: bool = False  # the device may still be at a step that was queued
 
     def __post_init__(self) -> None:
         """Forget the peak of what this process did before."""
@@ -59,6 +60,7 @@ class Meter:
         """
         if synchronize:
             # what ran since the last mark was training, but for a hook's own arithmetic
+            self.settle()
             self._mark_peak("train")
         self._switch()
         self._stack.append(account)
@@ -69,6 +71,19 @@ class Meter:
                 self._mark_peak(account)
             self._switch()
             self._stack.pop()
+            self._is_training = account == "train" or (self._is_training and not synchronize)
+
+    def settle(self) -> None:
+        """Wait for the device; the wait is training's where a step is still at work there."""
+        if self.device != "cuda":
+            return
+        self._switch()
+        torch.cuda.synchronize()
+        now = time.perf_counter()
+        if self._is_training:
+            self.accounts["train"].seconds += now - self._since
+            self._since = now
+        self._is_training = False
 
     def _switch(self) -> None:
         now = time.perf_counter()

@@ -3,39 +3,45 @@
 A step asks the mixer for weights, draws a batch, lets the mixer see its losses, and updates. The
 loss is one sum over the whole batch divided by the sum of its scale, so micro-batches change
 nothing but memory. A checkpoint is taken between steps and only there.
+
+On a GPU a step is queued and not waited for: its numbers are read when the next ones are queued,
+so that a run stops at a NaN a few steps late, and says at which step it came. A mixer that weighs
+rows is waited for, since the loss depends on it; one that looks on sees the losses on the host.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 
 from harness import checkpoint
-from harness.api import Batch
+from harness.api import Batch, Mixer
 from harness.cost import Meter
-from harness.domains import domain_mean, domain_sums, row_weights, simplex
+from harness.domains import domain_mean, row_weights, simplex
 from harness.evaluate import Evaluator
-from harness.model import token_losses
-from harness.optim import learning_rate
+from harness.optim import clip_on_device, gradient_norms, learning_rate
+from harness.queued import Queued, RunFailedError, check_loss, told_norm
 from harness.records import CHECKPOINT, RECORDS, RecordWriter, read_records
 from harness.stream import Stream
+from harness.transfer import Outbound, moved
 from harness.view import RunView
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from harness.api import State
     from harness.spec import Checkpoint, RunSpec
 
-
-class RunFailedError(RuntimeError):
-    """A run cannot go on; the message says what happened at which step, in one line."""
+# Steps that a GPU may be behind the host: enough that it never waits, few to be told of a NaN soon.
+STEPS_AHEAD = 2
 
 
 class InterruptedRunError(Exception):
@@ -76,9 +82,10 @@ class Loop:
     watch: Watch
     folder: Path
     every: Checkpoint
-    network: nn.Module  # what the training step calls: the model, compiled if asked
+    losses_of: Callable[[Batch], Tensor]  # what the training step calls, compiled if asked
     state: State = field(default_factory=dict)
     _parameters: list[nn.Parameter] = field(default_factory=list)
+    _queued: deque[Queued] = field(default_factory=deque)
     _writer: RecordWriter | None = None
     _saved_at: float = field(default_factory=time.monotonic)
 
@@ -120,8 +127,11 @@ class Loop:
 
     def close(self) -> None:
         """Put the records on the disk."""
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            self._catch_up()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
 
     def measure_probes(self) -> dict[str, float]:
         """Return the mean loss on the fixed probe set by domain, in nats per token; billed."""
@@ -145,112 +155,120 @@ class Loop:
         self.view.notes.clear()
 
     def step(self) -> None:
-        """Take one optimizer step and record it."""
+        """Take one optimizer step and record it, on a GPU when a later one has been queued."""
         view, spec, meter = self.view, self.spec, self.meter
         with meter.section("mixer"):
             proposed = spec.mixer.propose(view, self.state)
             weights = simplex(proposed, view.domains, f"weights proposed at step {view.step}")
         with meter.section("train"):
-            batch = self.stream.draw(weights, view.seen, view.step, spec.batch.rows)
+            drawn = self.stream.draw_on_host(weights, view.seen, view.step, spec.batch.rows)
+            batch = moved(drawn, spec.device)
             rate = learning_rate(spec.optimizer, view.step, spec.num_steps)
             for group in view.optimizer.param_groups:
                 group["lr"] = rate
-            losses, loss = self._backward(batch)
-            norm = self._clip()
+            losses, loss = self._backward(drawn, batch)
+            norm, norms = self._clip()
             view.optimizer.step()
             view.optimizer.zero_grad(set_to_none=True)
             meter.charge("train", sum(view.row_flops) * spec.batch.rows, batch.targets.numel())
         view.step += 1
-        with meter.section("save"):
-            self._write_notes()
-            self.write(self._describe_step(batch, losses, weights, loss, rate, norm))
-            self._check_repetitions()
+        found = (drawn, view.step, weights.tolist(), rate, losses, loss, norm, norms)
+        self._queued.append(Queued(*found, tuple(view.notes)))
+        view.notes.clear()
+        self._catch_up(STEPS_AHEAD if self._is_ahead else 0)
 
-    def _backward(self, batch: Batch) -> tuple[Tensor, float]:
-        """Accumulate the gradient of the batch's scaled mean loss; return token losses and loss."""
+    @property
+    def _is_ahead(self) -> bool:
+        return self.spec.device == "cuda"
+
+    def _catch_up(self, most: int = 0) -> None:
+        """Read and record what was queued, until at most `most` steps are left."""
+        while len(self._queued) > most:
+            queued = self._queued.popleft()
+            try:
+                with self.meter.section("train"):
+                    record = queued.read(self.view)
+            except RunFailedError:
+                self._queued.clear()  # steps from where this one led
+                raise
+            with self.meter.section("save"):
+                for note in queued.notes:
+                    self.write(note)
+                self.write(record)
+                self._check_repetitions()
+
+    def _backward(self, drawn: Batch, batch: Batch) -> tuple[list[Outbound], list[Outbound]]:
+        """Accumulate the gradient of the batch's scaled mean loss.
+
+        `drawn` is the batch on the host. Return token losses and loss, in micro-batches.
+        """
         size = self.spec.batch.micro_rows or len(batch.rows)
-        if size >= len(batch.rows):
+        if size >= len(batch.rows) and (self.spec.mixer.reweights or not self._is_ahead):
             losses = self._forward(batch)
             scale = self._observe(batch, losses.detach())[:, None] * batch.mask
-            loss = self._descend(scale, losses, _total(scale))
-            return losses.detach(), loss
+            return [Outbound(losses.detach())], [self._descend(scale, losses, _total(scale))]
         if self.spec.mixer.reweights:  # row weights depend on the losses of the whole batch
             scale = self._observe(batch, self.view.token_losses(batch))[:, None] * batch.mask
         else:
             scale = batch.mask.float()
-        parts, loss, total = [], 0.0, _total(scale)
+        parts, loss, total = [], [], _total(scale)
         for first in range(0, len(batch.rows), size):
             rows = slice(first, first + size)
             losses = self._forward(batch.select(rows))
-            loss += self._descend(scale[rows], losses, total)
-            parts.append(losses.detach())
-        all_losses = torch.cat(parts)
-        if not self.spec.mixer.reweights:
-            self._observe(batch, all_losses)
-        return all_losses, loss
+            parts.append(Outbound(losses.detach()))  # before the backward pass is queued
+            loss.append(self._descend(scale[rows], losses, total))
+        if not self.spec.mixer.reweights and not (self._is_ahead and self._looks_away):
+            self._observe(drawn, torch.cat([part.read() for part in parts]))
+        return parts, loss
 
     def _forward(self, batch: Batch) -> Tensor:
         enabled = self.spec.precision == "bfloat16"
         with torch.autocast(self.spec.device, torch.bfloat16, enabled=enabled):
-            return token_losses(self.network, batch)
+            return self.losses_of(batch)
 
-    def _descend(self, scale: Tensor, losses: Tensor, total: Tensor) -> float:
+    def _descend(self, scale: Tensor, losses: Tensor, total: Tensor) -> Outbound:
         loss = (scale * losses).sum() / total
         loss.backward()  # type: ignore[no-untyped-call]
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise RunFailedError(f"the training loss is {value} at step {self.view.step}")
-        return value
+        found = Outbound(loss.detach())
+        if not self._is_ahead:
+            check_loss(float(found.read()), self.view.step)
+        return found
+
+    @property
+    def _looks_away(self) -> bool:
+        """Whether the mixer asks for no losses, so that nobody waits for them."""
+        return type(self.spec.mixer).observe is Mixer.observe
 
     def _observe(self, batch: Batch, losses: Tensor) -> Tensor:
         """Show the mixer the batch's losses; return its loss weight of each row [B], checked."""
         mixer = self.spec.mixer
+        if losses.is_cuda:
+            self.meter.settle()  # its first look at them would wait
         with self.meter.section("mixer"):
             weight = mixer.observe(self.view, self.state, batch, losses).to(losses)
         where = f"{type(mixer).__name__}.observe at step {self.view.step}"
         return row_weights(weight, len(batch.rows), mixer.reweights, where)
 
-    def _clip(self) -> float:
-        """Clip the gradient as torch's clip_grad_norm_ does, to the bit; return its norm before.
+    def _clip(self) -> tuple[Outbound, Outbound]:
+        """Clip the gradient as torch's clip_grad_norm_ does, to the bit.
 
-        Walking the model for its parameters and multiplying by 1 take longer than the norm itself,
-        in a small model.
+        Return its norm before, and the norm of each parameter's. Walking the model for its
+        parameters and multiplying by 1 take longer than the norm itself, in a small model.
         """
         limit = self.spec.optimizer.clip or math.inf
+        if self._is_ahead:
+            total, norms = clip_on_device(self._parameters, limit)
+            return Outbound(total), Outbound(norms)
         total = torch.nn.utils.get_total_norm(
             [p.grad for p in self._parameters if p.grad is not None]
         )
         norm = float(total)
-        if not norm + 1e-6 <= limit:  # too long, or not a number
+        if not math.isfinite(norm):  # before clipping, which would spread it
+            norms = gradient_norms(self._parameters)
+            raise RunFailedError(told_norm(norm, norms, self.view.model, self.view.step))
+        if norm + 1e-6 > limit:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, total)
-        if not math.isfinite(norm):
-            name = next(
-                (n for n, p in self.view.model.named_parameters()
-                 if p.grad is not None and not p.grad.isfinite().all()), "?",
-            )  # fmt: skip
-            where = f"at step {self.view.step}, first in parameter {name}"
-            raise RunFailedError(f"the gradient norm is {norm} {where}")
-        return norm
-
-    def _describe_step(
-        self, batch: Batch, losses: Tensor, weights: Tensor, loss: float, rate: float, norm: float
-    ) -> dict[str, Any]:
-        num_domains, step = len(self.view.domains), self.view.step
-        sums, counts = domain_sums(losses, batch.domains, num_domains, batch.mask)
-        return {
-            "kind": "step",
-            "step": step,
-            "tokens": step * batch.targets.numel(),
-            "loss": loss,
-            "lr": rate,
-            "grad_norm": norm,
-            "weights": weights.tolist(),
-            "rows": np.bincount(batch.domains.cpu().numpy(), minlength=num_domains).tolist(),
-            "domain_losses": [
-                sum_ / count if count else None
-                for sum_, count in zip(sums.tolist(), counts.tolist(), strict=True)
-            ],
-        }
+        return Outbound(total), Outbound(total[None])
 
     def _check_repetitions(self) -> None:
         cap = self.spec.max_repetitions
@@ -278,6 +296,7 @@ class Loop:
             return
         is_last = step == self.spec.num_steps
         by_document: list[dict[str, Any]] | None = [] if is_last else None
+        self._catch_up()
         with self.meter.section("eval", synchronize=True):
             records = self.evaluator.evaluate(self.view.model, self.meter, apart=by_document)
             probes = self.evaluator.evaluate_probe(self.view.model, self.meter) if is_last else []
@@ -296,6 +315,7 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint of everything that the next step depends on."""
+        self._catch_up()
         with self.meter.section("save"):
             self._save()
 

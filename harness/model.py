@@ -8,6 +8,7 @@ copy, so that a new architecture needs no formula of ours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.cross_entropy import cross_entropy
 from harness.errors import SpecError
+from harness.packing import whole_rows
 from harness.pretrained import weight_files
 from harness.rng import key
 from harness.shapes import configure
@@ -155,10 +157,34 @@ def _count_positions(
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:
     """Return cross-entropy [B, T] in nats, float32, 0 where masked, whatever stands there."""
-    logits = model(input_ids=batch.inputs, use_cache=False).logits  # [B, T, V]
-    targets = batch.targets.where(batch.mask, 0)  # -100, say
-    losses = cross_entropy(logits.flatten(0, 1), targets.flatten())
-    return losses.view_as(batch.targets) * batch.mask
+    with whole_rows():
+        return _token_losses(model, batch.inputs, batch.targets, batch.mask)
+
+
+def compiled_losses(model: nn.Module) -> Callable[[Batch], Tensor]:
+    """Return `token_losses` of the model, compiled with its loss for batches of one shape.
+
+    The loss belongs inside: it is fused with what it reads, and logits are held once.
+    """
+    import torch._inductor.config as inductor  # here: it takes a second
+
+    # no kernel is chosen by a timing, which would choose another sum the next time
+    inductor.deterministic = True
+    compute = torch.compile(partial(_token_losses, model), dynamic=False)
+
+    def losses(batch: Batch) -> Tensor:
+        with whole_rows():
+            found: Tensor = compute(batch.inputs, batch.targets, batch.mask)
+        return found
+
+    return losses
+
+
+def _token_losses(model: nn.Module, inputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    logits = model(input_ids=inputs, use_cache=False).logits  # [B, T, V]
+    counted = targets.where(mask, 0)  # -100, say
+    losses = cross_entropy(logits.flatten(0, 1), counted.flatten())
+    return losses.view_as(targets) * mask
 
 
 class RowFlops(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from harness.spec import Optimizer
 
@@ -41,3 +41,23 @@ def learning_rate(spec: Optimizer, step: int, num_steps: int) -> float:
     )  # 1 at the start of the fall, 0 at the end
     shape = (1 - math.cos(math.pi * left)) / 2 if spec.schedule == "cosine" else left
     return spec.learning_rate * (spec.final_ratio + (1 - spec.final_ratio) * shape)
+
+
+def clip_on_device(parameters: list[nn.Parameter], limit: float) -> tuple[Tensor, Tensor]:
+    """Clip the gradient to a total norm without asking the device for it.
+
+    Return the norm before [] and that of each parameter's gradient [P], 0 where there is none.
+    """
+    norms = gradient_norms(parameters)
+    total = torch.linalg.vector_norm(norms)
+    if limit < math.inf:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, total)
+    return total, norms
+
+
+def gradient_norms(parameters: list[nn.Parameter]) -> Tensor:
+    """Return the norm of each parameter's gradient [P], 0 where there is none."""
+    there = {i: p.grad for i, p in enumerate(parameters) if p.grad is not None}
+    found = dict(zip(there, torch._foreach_norm(list(there.values())), strict=True))
+    nothing = torch.zeros((), device=parameters[0].device)
+    return torch.stack([found.get(i, nothing) for i in range(len(parameters))])

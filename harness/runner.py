@@ -28,9 +28,10 @@ from harness import checkpoint
 from harness.assemble import assemble, measure, train_rows
 from harness.data_warnings import warnings_of_run
 from harness.files import read_json, write_json
-from harness.loop import InterruptedRunError, Loop, RunFailedError, Watch
+from harness.loop import InterruptedRunError, Loop, Watch
 from harness.model import RowFlops, build_model, count_row_flops
 from harness.plans import Carried, remember
+from harness.queued import RunFailedError
 from harness.records import CHECKPOINT, HEADER, LOCK, RECORDS, SCHEMA, read_records
 from harness.spec import Checkpoint, Model, RunSpec
 

@@ -18,6 +18,7 @@ import torch
 from harness.api import Batch
 from harness.corruption import uniforms
 from harness.rng import generator
+from harness.transfer import moved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,8 +105,7 @@ class Shelf:
             np.array([order[domain] for domain, _ in picks], dtype=np.int64),
             np.array([row for _, row in picks], dtype=np.int64),
         )
-        moved = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
-        return Batch(*moved)
+        return moved(Batch(*(torch.from_numpy(array) for array in arrays)), device)
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,10 @@ class Stream:
 
     def draw(self, weights: Tensor, seen: Tensor, step: int, rows: int) -> Batch:
         """Return `rows` training rows of the mixture [K]; counts them in `seen` [K]."""
+        return moved(self.draw_on_host(weights, seen, step, rows), self.device)
+
+    def draw_on_host(self, weights: Tensor, seen: Tensor, step: int, rows: int) -> Batch:
+        """Return what `draw` does, before it is moved to the device."""
         keyed = generator(self.data_seed, "draw", step)
         points = torch.rand(rows, dtype=torch.float64, generator=keyed)
         edges = weights.cumsum(0)
@@ -166,7 +170,7 @@ class Stream:
         for k in np.searchsorted(edges.numpy(), points.numpy(), side="right"):
             picks.append((self.domains[k], self._nth_row(self.domains[k], int(counts[k]))))
             counts[k] += 1
-        return self._hidden(self.train.batch(picks, self.domains, self.device), "draw", step)
+        return self._hidden(self.train.batch(picks, self.domains, "cpu"), "draw", step)
 
     def _nth_row(self, domain: str, n: int) -> int:
         """Return the n-th training row of a domain: a keyed permutation per pass over its rows."""
@@ -180,14 +184,15 @@ class Stream:
     def candidates(self, per_domain: int, step: int) -> Batch:
         """Return random train rows of each trained domain, off the training stream."""
         picks = self._sample(self.train, self.domains, per_domain, "candidates", step)
-        batch = self.train.batch(picks, self.domains, self.device)
-        return self._hidden(batch, "candidates", step)
+        batch = self.train.batch(picks, self.domains, "cpu")
+        return moved(self._hidden(batch, "candidates", step), self.device)
 
     def probes(self, per_domain: int, step: int | None) -> Batch:
         """Return random probe rows of every probe domain; `step` None for the fixed set."""
         name = ("probes", "fixed") if step is None else ("probes", step)
         picks = self._sample(self.probe, self.probe_domains, per_domain, *name)
-        return self._hidden(self.probe.batch(picks, self.probe_domains, self.device), *name)
+        batch = self.probe.batch(picks, self.probe_domains, "cpu")
+        return moved(self._hidden(batch, *name), self.device)
 
     def _hidden(self, batch: Batch, *name: str | int) -> Batch:
         """Return the batch, with tokens hidden where the model is to predict hidden tokens."""

@@ -16,6 +16,7 @@ import torch
 
 from harness.model import RowFlops, token_losses
 from harness.rng import generator
+from harness.transfer import moved
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -84,6 +85,7 @@ class RunView:
         With `along`, at parameters + eps * along and in float32 whatever the run's precision,
         since a small step drowns in bfloat16. The model's own tensors are never written to.
         """
+        batch = moved(batch, self.stream.device)
         flops = self.row_flops if model is None else self._flops_of(model)
         network = self.model if model is None else model
         compute = partial(token_losses, network)
@@ -98,6 +100,7 @@ class RunView:
 
     def gradient(self, batch: Batch) -> Direction:
         """Return d(mean loss over counted targets)/d(parameter) by name, float32."""
+        batch = moved(batch, self.stream.device)
         names, parameters = zip(*self.model.named_parameters(), strict=True)
         total = [torch.zeros_like(parameter) for parameter in parameters]
         num_targets = batch.mask.sum().clamp(min=1)  # none counts: the gradient is 0

@@ -90,7 +90,8 @@ class _Trial:
 
     def carry_out(self, follower: Follower) -> str:
         """Train the seeds; return how it ended: finished, failed or stopped."""
-        from harness.loop import InterruptedRunError, RunFailedError
+        from harness.loop import InterruptedRunError
+        from harness.queued import RunFailedError
         from harness.runner import one_line
 
         try:

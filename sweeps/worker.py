@@ -149,7 +149,8 @@ class Worker:
 
     def _carry_out(self, arm: str, trial: optuna.Trial) -> tuple[float, ...]:
         """Train the seeds of a trial; return its objectives."""
-        from harness.loop import InterruptedRunError, RunFailedError
+        from harness.loop import InterruptedRunError
+        from harness.queued import RunFailedError
 
         asked, result = self.study.asked, TrialResult()
         values = suggest(trial, self.study.parameters(arm))

@@ -21,6 +21,7 @@ import torch
 
 from harness.cross_entropy import cross_entropy
 from harness.influence.factors import Factors, materialised
+from harness.packing import whole_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +36,8 @@ Receive = Callable[[str, list[Factors]], None]
 
 def row_losses(model: nn.Module, rows: Batch, reduction: Reduction) -> Tensor:
     """Return each row's loss [B] in nats, over counted targets alone."""
-    logits = model(input_ids=rows.inputs, use_cache=False).logits
+    with whole_rows():
+        logits = model(input_ids=rows.inputs, use_cache=False).logits
     targets = rows.targets.where(rows.mask, 0)  # a target that does not count may be no token
     losses = cross_entropy(logits.flatten(0, 1), targets.flatten()).view_as(targets)
     total = losses.where(rows.mask, 0.0).sum(1)

@@ -15,7 +15,8 @@ from typing import Any
 import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
 from harness.corpus import open_corpus
-from harness.loop import Loop, RunFailedError
+from harness.loop import Loop
+from harness.queued import RunFailedError
 from harness.runner import Runner
 from harness.spec import Checkpoint, RunSpec
 

@@ -22,8 +22,9 @@ from harness.api import Batch, Mixer, View
 from harness.corpus import TokenStore
 from harness.cross_entropy import cross_entropy
 from harness.influence.directional_estimator import Directional
-from harness.loop import InterruptedRunError, Loop, RunFailedError
+from harness.loop import InterruptedRunError, Loop
 from harness.model import build_model
+from harness.queued import RunFailedError
 from harness.records import CHECKPOINT, RECORDS, read_records
 from harness.rng import generator
 from harness.runner import Runner, open_finished

@@ -78,14 +78,14 @@ class Probing(Mixer):
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
     """Return the domains and rows of every step drawn from now on."""
     pairs: Drawn = []
-    draw = Stream.draw
+    draw = Stream.draw_on_host
 
     def recording(*args: Any) -> Batch:
         batch = draw(*args)
         pairs.append((batch.domains.tolist(), batch.rows.tolist()))
         return batch
 
-    monkeypatch.setattr(Stream, "draw", recording)
+    monkeypatch.setattr(Stream, "draw_on_host", recording)
     return pairs
 
 
