@@ -16,6 +16,7 @@ from harness.corruption import Corruption
 from harness.cost import Meter
 from harness.edited import Chosen, edited
 from harness.evaluate import Evaluator
+from harness.keeping import Keeper
 from harness.loop import Loop, Watch
 from harness.model import (
     RowFlops,
@@ -25,6 +26,7 @@ from harness.model import (
     token_losses,
 )
 from harness.optim import build_optimizer
+from harness.recompute import Recomputing
 from harness.spec import Evaluation
 from harness.stream import DocumentShelf, Shelf, Stream
 from harness.view import RunView
@@ -49,6 +51,7 @@ def assemble(
     """Return the loop of a run, ready to start or to resume."""
     meter = Meter(spec.device)
     view = build_view(spec, store, meter, open_model)
+    network = Recomputing(view.model) if spec.batch.recompute else view.model
     return Loop(
         spec=spec,
         stream=view.stream,
@@ -58,9 +61,10 @@ def assemble(
         watch=watch,
         folder=folder,
         every=every,
-        losses_of=compiled_losses(view.model)
+        losses_of=compiled_losses(network)
         if spec.compile
-        else partial(token_losses, view.model),
+        else partial(token_losses, network),
+        keeper=Keeper(store.trained, every.keep_best, every.keep_every),
     )
 
 

@@ -25,6 +25,7 @@ from harness.api import Batch, Mixer
 from harness.cost import Meter
 from harness.domains import domain_mean, row_weights, simplex
 from harness.evaluate import Evaluator
+from harness.keeping import Keeper
 from harness.optim import clip_on_device, gradient_norms, learning_rate
 from harness.queued import Queued, RunFailedError, check_loss, told_norm
 from harness.records import CHECKPOINT, RECORDS, RecordWriter, read_records
@@ -83,6 +84,7 @@ class Loop:
     folder: Path
     every: Checkpoint
     losses_of: Callable[[Batch], Tensor]  # what the training step calls, compiled if asked
+    keeper: Keeper
     state: State = field(default_factory=dict)
     _parameters: list[nn.Parameter] = field(default_factory=list)
     _queued: deque[Queued] = field(default_factory=deque)
@@ -123,7 +125,9 @@ class Loop:
         self.view.seen.copy_(saved["seen"])
         self.state = saved["mixer"]
         self.meter.restore(saved["cost"])
-        self.watch.resumed(read_records(self.folder / RECORDS))
+        records = read_records(self.folder / RECORDS)
+        self.keeper.take_up(records)
+        self.watch.resumed(records)
 
     def close(self) -> None:
         """Put the records on the disk."""
@@ -290,10 +294,16 @@ class Loop:
 
     def _evaluate_if_due(self) -> None:
         plan, step = self.spec.evaluation, self.view.step
-        if plan is None or self.evaluator is None:
-            return
-        if step % plan.every and step != self.spec.num_steps:
-            return
+        is_due = plan is not None and (step % plan.every == 0 or step == self.spec.num_steps)
+        found = self._evaluate() if is_due else []
+        for name in self.keeper.files(step, found):
+            self.save(name)
+
+    def _evaluate(self) -> list[dict[str, Any]]:
+        """Evaluate and write the records; return those of the losses by split and domain."""
+        step = self.view.step
+        if self.evaluator is None:
+            return []
         is_last = step == self.spec.num_steps
         by_document: list[dict[str, Any]] | None = [] if is_last else None
         self._catch_up()
@@ -301,27 +311,30 @@ class Loop:
             records = self.evaluator.evaluate(self.view.model, self.meter, apart=by_document)
             probes = self.evaluator.evaluate_probe(self.view.model, self.meter) if is_last else []
         tokens = step * self.spec.batch.rows * self.spec.batch.tokens
-        for record in records:
-            self.write({"kind": "eval", "step": step, "tokens": tokens, **record})
+        losses = [{"kind": "eval", "step": step, "tokens": tokens, **record} for record in records]
+        for record in losses:
+            self.write(record)
         for record in by_document or ():
             self.write({"kind": "documents", "step": step, "tokens": tokens, **record})
         for record in probes:
             self.write({"kind": "probe", "step": step, "tokens": tokens, **record})
+        return losses
 
     def _save_is_due(self) -> bool:
         by_steps = self.every.steps and self.view.step % self.every.steps == 0
         by_time = self.every.minutes and time.monotonic() - self._saved_at > self.every.minutes * 60
         return bool(by_steps or by_time)
 
-    def save(self) -> None:
+    def save(self, name: str = CHECKPOINT) -> None:
         """Write a checkpoint of everything that the next step depends on."""
         self._catch_up()
         with self.meter.section("save"):
-            self._save()
+            self._save(name)
 
-    def _save(self) -> None:
+    def _save(self, name: str) -> None:
         assert self._writer is not None, "start() comes first"
-        self._saved_at = time.monotonic()
+        if name == CHECKPOINT:
+            self._saved_at = time.monotonic()
         content = {
             "step": self.view.step,
             "model": self.view.model.state_dict(),
@@ -331,7 +344,7 @@ class Loop:
             "cost": self.meter.to_json(),
             "records_bytes": self._writer.position(),
         }
-        checkpoint.save(self.folder / CHECKPOINT, content)
+        checkpoint.save(self.folder / name, content)
 
 
 def _total(scale: Tensor) -> Tensor:

@@ -28,13 +28,18 @@ def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
 def learning_rate(spec: Optimizer, step: int, num_steps: int) -> float:
     """Return the rate of update number `step` (0-based) of `num_steps`.
 
-    Warm-up reaches the peak at its last step. Cosine and wsd end at `final_ratio` of the peak.
+    Warm-up reaches the peak at its last step. Cosine and wsd end at `final_ratio` of the peak, and
+    every cycle of cosine_with_restarts falls towards it, as transformers' scheduler does towards 0.
     """
     warmup = math.ceil(spec.warmup * num_steps)
     if step < warmup:
         return spec.learning_rate * (step + 1) / warmup
     if spec.schedule == "constant":
         return spec.learning_rate
+    if spec.schedule == "cosine_with_restarts":
+        done = (step - warmup) / max(1, num_steps - warmup)  # below 1
+        shape = (1 + math.cos(math.pi * (spec.cycles * done % 1.0))) / 2
+        return spec.learning_rate * (spec.final_ratio + (1 - spec.final_ratio) * shape)
     length = num_steps - warmup if spec.schedule == "cosine" else math.ceil(spec.decay * num_steps)
     left = min(
         1.0, (num_steps - 1 - step) / max(1, length - 1)

@@ -250,6 +250,9 @@ class Batching:
     """Rows per forward pass; the default is one pass for the whole batch."""
     pack: Annotated[bool, Field(strict=True)] = True
     """False: a row is one document, cut after `tokens` targets and padded where it has fewer."""
+    recompute: Annotated[bool, Field(strict=True)] = False
+    """Forget activations inside of blocks and compute them again in the backward pass: a third
+    more time, much less memory (gradient checkpointing)."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -281,7 +284,9 @@ class Optimizer:
     eps: Annotated[float, Field(strict=True, gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(strict=True, ge=0)] = 0.1
     """Applied to matrices alone, never to biases, norms and other vectors."""
-    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
+    schedule: Literal["cosine", "constant", "wsd", "cosine_with_restarts"] = "cosine"
+    cycles: Count = 1
+    """Of cosine_with_restarts: falls from the peak, each over an equal share of the steps."""
     warmup: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.05
     """Share of the steps over which the rate rises linearly."""
     decay: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.2
@@ -295,6 +300,8 @@ class Optimizer:
     def _fits(self) -> Self:
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             raise ValueError("warmup + decay must not exceed 1; lower one of them")
+        if self.cycles > 1 and self.schedule != "cosine_with_restarts":
+            raise ValueError(f'cycles: {self.schedule} has none; set "cosine_with_restarts"')
         return self
 
 
@@ -314,6 +321,10 @@ class Checkpoint:
 
     minutes: Annotated[float, Field(strict=True, gt=0)] | None = 2.0
     steps: Count | None = None
+    keep_best: Annotated[bool, Field(strict=True)] = False
+    """Also keep the checkpoint of lowest tuning loss over the trained domains, as best.pt."""
+    keep_every: Count | None = None
+    """Also keep one every so many steps, as step-000100.pt."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -485,6 +496,10 @@ class Edit:
     """(prompt, answer) of rows that are added."""
 
 
+# Keys that runs were made without, by table: what such a run did, told by leaving the key out.
+_ADDED = (("batch", "pack", True), ("batch", "recompute", False), ("optimizer", "cycles", 1))
+
+
 @dataclass(frozen=True, kw_only=True, config=_ANY)
 class RunSpec:
     """One training run, fully resolved. Equal RunSpecs give equal bits on one platform."""
@@ -538,8 +553,9 @@ class RunSpec:
         apart = ("mixer", "label")
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         content = {**to_json(plain), "mixer": describe(self.mixer)}
-        if self.batch.pack:  # as it always was before it could be chosen, and so the same run
-            del content["batch"]["pack"]
+        for table, key, always in _ADDED:  # as it was before it could be chosen: the same run
+            if content[table][key] == always:
+                del content[table][key]
         if self.edit is None:
             del content["edit"]
         return content

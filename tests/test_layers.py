@@ -28,7 +28,7 @@ LAYERS = [
     {"queued"},
     {"view", "evaluate", "stream", "edited", "checkpoint", "corpus", "data_warnings"},
     {"model_check"},
-    {"model", "optim", "cost", "records"},
+    {"model", "optim", "cost", "records", "keeping", "recompute"},
     {"pretrained", "influence", "allocator", "cross_entropy", "cross_entropy_node", "corruption"},
     {"packing", "transfer"},
     {"hashes"},

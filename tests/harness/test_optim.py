@@ -52,6 +52,31 @@ def test_wsd_that_decays_all_the_way_is_a_line() -> None:
     )
 
 
+@pytest.mark.parametrize(("warmup", "cycles"), [(0.0, 1), (0.1, 3), (0.25, 2)])
+def test_restarts_are_those_of_transformers(warmup: float, cycles: int) -> None:
+    """Down to nothing, their scheduler's rates but for its first step, whose rate is 0."""
+    from transformers import get_cosine_with_hard_restarts_schedule_with_warmup
+
+    steps = 40
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_cosine_with_hard_restarts_schedule_with_warmup(
+        optimizer, math.ceil(warmup * steps), steps, num_cycles=cycles
+    )
+    wanted = []
+    for _ in range(steps):
+        wanted.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+    found = rates(
+        steps, schedule="cosine_with_restarts", warmup=warmup, cycles=cycles, final_ratio=0.0
+    )
+
+    first = math.ceil(warmup * steps)
+    assert found[first:] == pytest.approx(wanted[first:])
+    assert found[:first] == pytest.approx([*wanted[1:first], 1.0][:first])
+
+
 @pytest.mark.parametrize(
     ("settings", "rate"),
     [

@@ -143,13 +143,14 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
         "objective": "masked",
         "mask_rate": 0.2,
     },
-    Batching: {"rows": 8, "tokens": 64, "micro_rows": 4, "pack": False},
+    Batching: {"rows": 8, "tokens": 64, "micro_rows": 4, "pack": False, "recompute": True},
     Optimizer: {
         "learning_rate": 2e-3,
         "betas": (0.9, 0.99),
         "eps": 1e-7,
         "weight_decay": 0.0,
-        "schedule": "wsd",
+        "schedule": "cosine_with_restarts",
+        "cycles": 2,
         "warmup": 0.1,
         "decay": 0.3,
         "final_ratio": 0.0,
@@ -185,7 +186,8 @@ SOURCES = {
     (Tokenizer, "source"): "elsewhere/tokenizer.json",
     (Tokenizer, "revision"): "v2",
 }
-TOGETHER = {"prompt": {"answer": "{a}"}, "answer": {"prompt": "{q}"}}
+RESTARTS = {"schedule": "cosine_with_restarts"}
+TOGETHER = {"prompt": {"answer": "{a}"}, "answer": {"prompt": "{q}"}, "cycles": RESTARTS}
 CASES = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")
     for cls, row in CHANGED.items()
@@ -223,7 +225,8 @@ def test_every_field_is_part_of_a_runs_identity(cls: type[Any], name: str) -> No
     """Changing any one value anywhere in a RunSpec gives another run."""
     part = default(cls)
     beside = TOGETHER.get(name, {})  # what the field is refused without
-    before = replace(part, **{name: "{z}"}, **beside) if beside else part
+    other = 3 if name == "cycles" else "{z}"
+    before = replace(part, **{name: other}, **beside) if beside else part
     changes = {name: CHANGED[cls][name], **beside}
     if changes == {"kind": "pretrained"}:
         changes["source"] = "t"  # the two belong together

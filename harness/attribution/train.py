@@ -1,0 +1,159 @@
+"""Fine-tuning for attribution: an ordinary run of the one loop, and which checkpoint is opened.
+
+The run has one mixer that does nothing, its natural mixture; validation is the corpus's tuning
+split, and nothing held out is computed. What was trained is found by its content, like every run.
+What a run's records may not hold, since they are equal byte for byte in a run that was resumed, is
+kept beside: memory and the clock, in looks.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.api import Mixer
+from harness.attribution.opened import Opened, open_run
+from harness.corpus import corpus_id, open_corpus
+from harness.errors import SpecError
+from harness.files import read_json, write_json
+from harness.keeping import BEST, best_step, tuning_losses
+from harness.preflight import check_buildable, check_rows, localized, make_writable
+from harness.records import CHECKPOINT, HEADER, RECORDS, read_records
+from harness.resolve import resolve
+from harness.spec import Ablation, Arm, Budget, Evaluation
+
+if TYPE_CHECKING:
+    from harness.attribution.places import Places
+    from harness.attribution.progress import Progress
+    from harness.attribution.spec import Attribution
+    from harness.corpus import TokenStore
+    from harness.spec import RunSpec
+
+Say = Callable[[str], None]
+ARM = "fine-tuned"
+LOOKS = "looks.jsonl"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The run that is attributed, and the checkpoint of it."""
+
+    folder: Path
+    checkpoint: str
+    step: int
+    validation_loss: float | None
+    """Nats per token at that step; None where the run never looked at its tuning set."""
+
+
+def train(spec: Attribution, places: Places, progress: Progress, say: Say) -> Chosen:
+    """Train what the spec asks for, or find it; write down which checkpoint is attributed."""
+    make_writable(places.out)
+    places.root.mkdir(parents=True, exist_ok=True)
+    if spec.run is not None:
+        folder = Path(spec.run)
+    else:
+        run, store = run_spec(spec, places, say)
+        folder = _ensure(spec, run, store, places, progress)
+    chosen = choose(folder, spec.training.attribute)
+    write_json(places.state, {"folder": str(folder), **_told(chosen)})
+    return chosen
+
+
+def _told(chosen: Chosen) -> dict[str, Any]:
+    facts = {"checkpoint": chosen.checkpoint, "step": chosen.step}
+    return {**facts, "validation_loss": chosen.validation_loss, "run_id": chosen.folder.name}
+
+
+def run_spec(spec: Attribution, places: Places, say: Say) -> tuple[RunSpec, TokenStore]:
+    """Return the run that the spec asks for, resolved, and its corpus, built if need be."""
+    ablation = _as_ablation(spec, 1)
+    local, model_id = localized(ablation, places.out, say)
+    check_buildable(local)
+    corpora = places.out / "corpora"
+    text_id = corpus_id(local.corpus, corpora)
+    store = open_corpus(local.corpus, corpora, say)
+    check_rows(local, store)
+    steps = spec.training.num_steps(_train_rows(local, store), spec.batch.rows)
+    local = replace(local, budget=Budget(steps=steps))
+    return resolve(local, text_id, model_id)[ARM, spec.seed], store
+
+
+def _train_rows(ablation: Ablation, store: TokenStore) -> int:
+    from harness.assemble import train_rows
+
+    return sum(train_rows(store, ablation.batch).values())
+
+
+def _as_ablation(spec: Attribution, steps: int) -> Ablation:
+    """Return the spec as an ablation of one arm and one seed, which the harness knows how to run."""
+    looks = spec.training
+    return Ablation(
+        name=spec.name,
+        target=spec.targets,
+        seeds=(spec.seed,),
+        domains=spec.domains,
+        arms={ARM: Arm(method=ARM, settings=Mixer())},
+        baseline=ARM,
+        splits=spec.splits,
+        tokenizer=spec.tokenizer,
+        model=spec.model,
+        batch=spec.batch,
+        budget=Budget(steps=steps),
+        optimizer=spec.optimizer,
+        evaluation=Evaluation(
+            every=looks.validate_every, rows=looks.validation_rows, splits=("tuning",)
+        ),
+        checkpoint=replace(spec.checkpoint, keep_best=True, keep_every=looks.keep_every),
+        trackers=spec.trackers,
+        device=spec.device,
+        precision=spec.precision,
+        threads=spec.threads,
+        compile=spec.compile,
+    )
+
+
+def _ensure(
+    spec: Attribution, run: RunSpec, store: TokenStore, places: Places, progress: Progress
+) -> Path:
+    from harness.runner import Runner
+
+    ablation = _as_ablation(spec, 1)
+    with progress.track(run.num_steps, "train") as advance:
+        watch = _Watch(places.root / LOOKS, run, advance)
+        Runner(places.out, store, ablation.checkpoint, lambda _: watch).ensure(run)
+    return places.out / "runs" / run.run_id
+
+
+def choose(folder: Path, which: str) -> Chosen:
+    """Return the checkpoint of a finished run that is attributed: the best one, or the last."""
+    header = read_json(folder / HEADER)
+    if header is None or header["status"] != "finished":
+        state = "holds no run" if header is None else f"the run is {header['status']}"
+        raise SpecError(f"{folder}: {state}; give OUT/runs/RUN_ID of a finished one")
+    losses = tuning_losses(read_records(folder / RECORDS), tuple(header["domains"]))
+    last = header["num_steps"]
+    best = best_step(losses) if which == "best" else last
+    if best is None or best == last:
+        return Chosen(folder, CHECKPOINT, last, losses.get(last))
+    if not (folder / BEST).exists():
+        raise SpecError(
+            f"{folder}: its best checkpoint, of step {best}, was not kept; "
+            'set training.attribute = "last"'
+        )
+    return Chosen(folder, BEST, best, losses[best])
+
+
+def open_chosen(spec: Attribution, places: Places) -> Opened:
+    """Open what `train` has chosen; SpecError where it has not run, or the spec has changed."""
+    state = read_json(places.state)
+    if state is None:
+        raise SpecError(f"{places.root}: nothing is trained yet; `steelyard attribute train` first")
+    chosen = choose(Path(state["folder"]), spec.training.attribute)
+    source = None if spec.run is not None else spec.model.source
+    return open_run(chosen.folder, chosen.checkpoint, source)
