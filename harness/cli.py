@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from harness import attribution_forms, study_forms
 from harness.arguments import check_command, parse
 from harness.deferred import deferred
 from harness.errors import SpecError
@@ -37,8 +38,9 @@ from harness.forms import (
     one_of,
     subcommand,
 )
-from harness.study_forms import GROUPS, StudyTrial
+from harness.study_forms import StudyTrial
 
+GROUPS = {**study_forms.GROUPS, **attribution_forms.GROUPS}
 NOT_OUR_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
@@ -85,7 +87,7 @@ def _obey(arguments: list[str], console: Console) -> int:
 
 
 def _of_group(group: str, arguments: list[str], console: Console) -> int:
-    """Carry out `steelyard GROUP COMMAND ...`: commands that tune."""
+    """Carry out `steelyard GROUP COMMAND ...`: commands that tune, and those that attribute."""
     summary, commands = GROUPS[group]
     check_command(arguments, list(commands), group)
     prog = f"steelyard {group}"
@@ -93,6 +95,11 @@ def _of_group(group: str, arguments: list[str], console: Console) -> int:
         parse(one_of(commands), arguments, prog=prog, description=summary)
     form, rest = commands[arguments[0]], arguments[1:]
     prog, ours = f"{prog} {arguments[0]}", []
+    if group in attribution_forms.GROUPS:
+        command, overrides = _with_overrides(form, rest, prog)
+        attribution = importlib.import_module("harness.attribution.commands")
+        prog = f"{prog} {command.spec}"
+        return int(attribution.carry_out(command, overrides, prog, console))
     if form is StudyTrial:  # its settings are options too
         ours = [a for a in rest if a.startswith("--settings.")]
     command = parse(form, [a for a in rest if a not in ours], prog=prog)

@@ -49,7 +49,7 @@ def build_ablation(
     ablation = _validate({**raw, "arms": arms} if changes else dict(raw), str(path), find_method)
     if overrides:
         written = ablation
-        ablation = _override(ablation, overrides, path)
+        ablation = override(ablation, overrides, f"steelyard run {path}")
         for label, arm in ablation.arms.items():
             if arm.method != written.arms[label].method:
                 fix = f"give the spec an arm of its own for {arm.method!r}"
@@ -125,7 +125,7 @@ def _validate(raw: dict[str, Any], where: str, find_method: FindMethod) -> Ablat
             label: _with_settings(arm, f"{where}: arms.{label}", find_method)
             for label, arm in arms.items()
         }
-    ablation: Ablation = _build(Ablation, raw, where)
+    ablation: Ablation = build(Ablation, raw, where)
     return ablation
 
 
@@ -147,11 +147,12 @@ def _with_settings(arm: Any, where: str, find_method: FindMethod) -> Any:
     for key in given:  # a plain dataclass, which a user may write, would ignore it
         if key not in known:
             raise SpecError(f"{where}.settings.{key}: unknown key; {_fix(key, known)}")
-    settings = _build(method, dict(given), f"{where}.settings")
+    settings = build(method, dict(given), f"{where}.settings")
     return {**arm, "settings": settings}
 
 
-def _build(cls: type[Any], raw: dict[str, Any], where: str) -> Any:
+def build(cls: type[Any], raw: dict[str, Any], where: str) -> Any:
+    """Return an instance of a spec's class; SpecError with a line for each mistake."""
     try:
         return TypeAdapter(cls).validate_python(raw)
     except ValidationError as error:
@@ -227,13 +228,6 @@ def _known_keys(cls: Any, location: list[str]) -> list[str]:
     return [f.name for f in fields(cls)] if is_dataclass(cls) else []
 
 
-def _override(ablation: Ablation, overrides: Sequence[str], path: Path) -> Ablation:
-    """Apply `--a.b=v`; the help that may be asked for lists every key with its value."""
-    overridden: Ablation = parse(
-        type(ablation),
-        overrides,
-        has_flags=False,
-        default=ablation,
-        prog=f"steelyard run {path}",
-    )
-    return overridden
+def override(spec: Any, overrides: Sequence[str], prog: str) -> Any:
+    """Apply `--a.b=v` to a spec; the help that may be asked for lists every key with its value."""
+    return parse(type(spec), overrides, has_flags=False, default=spec, prog=prog)

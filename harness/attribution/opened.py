@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from harness.assemble import open_shelf
 from harness.attribution.rows import Pool
 from harness.corpus.store import TOKENIZER
 from harness.corpus.tokenizer import from_text
 from harness.files import read_json
 from harness.identity import digest
-from harness.opening import open_view
+from harness.opening import open_view, spec_of
 from harness.records import CHECKPOINT, HEADER
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.corpus import TokenStore
+    from harness.spec import RunSpec
+    from harness.stream import Shelf
     from harness.view import RunView
 
 
@@ -39,10 +43,19 @@ class Opened:
     view: RunView
     store: TokenStore
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The corpus's own tokenizer."""
         return from_text((self.store.folder / TOKENIZER).read_text())
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        """What the run was asked for, with a mixer that does nothing."""
+        return spec_of(read_json(self.folder / HEADER))
+
+    def shelf(self, split: str) -> Shelf:
+        """Return the rows of a split, cut as the run's own."""
+        return open_shelf(self.store, split, self.store.domains, self.spec.batch)
 
     def pool(self) -> Pool:
         """Return every train row with a counted target, domain after domain."""

@@ -2,28 +2,30 @@
 
 The run has one mixer that does nothing, its natural mixture; validation is the corpus's tuning
 split, and nothing held out is computed. What was trained is found by its content, like every run.
-What a run's records may not hold, since they are equal byte for byte in a run that was resumed, is
-kept beside: memory and the clock, in looks.jsonl.
 """
 
 from __future__ import annotations
 
-import json
-import resource
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.api import Mixer
 from harness.attribution.opened import Opened, open_run
+from harness.attribution.watching import FineTuning
 from harness.corpus import corpus_id, open_corpus
 from harness.errors import SpecError
 from harness.files import read_json, write_json
 from harness.keeping import BEST, best_step, tuning_losses
-from harness.preflight import check_buildable, check_rows, localized, make_writable
+from harness.preflight import (
+    check_buildable,
+    check_rows,
+    localized,
+    make_writable,
+    open_mirror,
+    settle_wandb,
+)
 from harness.records import CHECKPOINT, HEADER, RECORDS, read_records
 from harness.resolve import resolve
 from harness.spec import Ablation, Arm, Budget, Evaluation
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from harness.attribution.spec import Attribution
     from harness.corpus import TokenStore
     from harness.spec import RunSpec
+    from harness.trackers import Mirror
 
 Say = Callable[[str], None]
 ARM = "fine-tuned"
@@ -51,17 +54,25 @@ class Chosen:
     """Nats per token at that step; None where the run never looked at its tuning set."""
 
 
-def train(spec: Attribution, places: Places, progress: Progress, say: Say) -> Chosen:
-    """Train what the spec asks for, or find it; write down which checkpoint is attributed."""
+def train(
+    spec: Attribution, places: Places, progress: Progress, say: Say, wandb_mode: str | None = None
+) -> Chosen:
+    """Train what the spec asks for, or find it; write down which checkpoint is attributed.
+
+    InterruptedRunError where the user stops it, after it has saved itself.
+    """
     make_writable(places.out)
-    places.root.mkdir(parents=True, exist_ok=True)
     if spec.run is not None:
         folder = Path(spec.run)
     else:
+        mode = settle_wandb(spec.trackers, wandb_mode, say)
+        mirror = open_mirror(_as_ablation(spec, 1), places.out, mode, say)
         run, store = run_spec(spec, places, say)
-        folder = _ensure(spec, run, store, places, progress)
+        places.root.mkdir(parents=True, exist_ok=True)
+        folder = _ensure(spec, run, _Desk(store, places, progress, mirror))
     chosen = choose(folder, spec.training.attribute)
-    write_json(places.state, {"folder": str(folder), **_told(chosen)})
+    places.root.mkdir(parents=True, exist_ok=True)
+    write_json(places.state, {"folder": str(folder.resolve()), **_told(chosen)})
     return chosen
 
 
@@ -91,7 +102,7 @@ def _train_rows(ablation: Ablation, store: TokenStore) -> int:
 
 
 def _as_ablation(spec: Attribution, steps: int) -> Ablation:
-    """Return the spec as an ablation of one arm and one seed, which the harness knows how to run."""
+    """Return the spec as an ablation of one arm and one seed: what the harness can resolve."""
     looks = spec.training
     return Ablation(
         name=spec.name,
@@ -118,16 +129,26 @@ def _as_ablation(spec: Attribution, steps: int) -> Ablation:
     )
 
 
-def _ensure(
-    spec: Attribution, run: RunSpec, store: TokenStore, places: Places, progress: Progress
-) -> Path:
+class _Desk(NamedTuple):
+    """What a run is trained with."""
+
+    store: TokenStore
+    places: Places
+    progress: Progress
+    mirror: Mirror
+
+
+def _ensure(spec: Attribution, run: RunSpec, desk: _Desk) -> Path:
+    """Return the folder of the run, finished: from disk, resumed, or trained now."""
     from harness.runner import Runner
 
-    ablation = _as_ablation(spec, 1)
-    with progress.track(run.num_steps, "train") as advance:
-        watch = _Watch(places.root / LOOKS, run, advance)
-        Runner(places.out, store, ablation.checkpoint, lambda _: watch).ensure(run)
-    return places.out / "runs" / run.run_id
+    out, looks = desk.places.out, desk.places.root / LOOKS
+    with desk.progress.track(run.num_steps, "train") as advance:
+        watch = FineTuning(run, spec.name, desk.mirror, looks, advance)
+        every = _as_ablation(spec, 1).checkpoint
+        with watch.hearing():
+            Runner(out, desk.store, every, lambda _: watch).ensure(run)
+    return out / "runs" / run.run_id
 
 
 def choose(folder: Path, which: str) -> Chosen:

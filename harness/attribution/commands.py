@@ -1,0 +1,99 @@
+"""`steelyard attribute ...`: what each command does, and what it prints."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import attribution_forms as forms
+from harness.attribution.places import Places
+from harness.attribution.spec import Attribution
+from harness.specfile import build, override, read_spec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.attribution.opened import Opened
+    from harness.attribution.progress import Progress
+    from harness.attribution.rows import Pool, Queries
+
+
+def load_attribution(path: Path, overrides: Sequence[str], prog: str) -> Attribution:
+    """Return the attribution in `path` with `--a.b=v` overrides; SpecError says what is wrong."""
+    spec = build(Attribution, read_spec(path), str(path))
+    found: Attribution = override(spec, overrides, prog) if overrides else spec
+    return found
+
+
+class Desk:
+    """A command on an attribution: its spec, where it lies, and who is told."""
+
+    def __init__(self, spec: Attribution, command: Any, console: Console) -> None:
+        """Take up a command; nothing is opened before it is needed."""
+        from harness.attribution.progress import on
+
+        self.spec, self.command, self.console = spec, command, console
+        self.places = Places(command.out, spec.name)
+        self.progress: Progress = on(console)
+
+    def say(self, text: str) -> None:
+        """Print a line, whole."""
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    @cached_property
+    def opened(self) -> Opened:
+        """The run that `train` has chosen."""
+        from harness.attribution.train import open_chosen
+
+        return open_chosen(self.spec, self.places)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Its train rows."""
+        return self.opened.pool()
+
+    @cached_property
+    def queries(self) -> Queries:
+        """The rows whose loss is explained."""
+        from harness.attribution.queries import load_queries
+
+        return load_queries(self.opened, self.spec.queries, self.say)
+
+
+def carry_out(command: Any, overrides: Sequence[str], prog: str, console: Console) -> int:
+    """Do what a form of `steelyard attribute` asks; return the exit code."""
+    spec = load_attribution(command.spec, overrides, prog)
+    from harness.loop import InterruptedRunError, RunFailedError
+
+    try:
+        DOING[type(command)](Desk(spec, command, console))
+    except (KeyboardInterrupt, InterruptedRunError):
+        raise KeyboardInterrupt from None  # the command line says that all is saved
+    except (RunFailedError, FloatingPointError) as error:
+        print(f"steelyard: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(desk: Desk) -> None:
+    from harness.attribution.train import LOOKS, train
+
+    mode = desk.command.wandb_mode
+    chosen = train(desk.spec, desk.places, desk.progress, desk.say, mode)
+    curves = importlib.import_module("reports.attribution.curves")
+    for text in curves.readings(chosen.folder):
+        desk.say(f"- {text}")
+    looks, name = desk.places.root / LOOKS, desk.spec.name
+    page = curves.write(chosen.folder, looks, desk.places.pages, name, chosen.step)
+    loss = "" if chosen.validation_loss is None else f", validation {chosen.validation_loss:.3f}"
+    desk.say(f"attributed: step {chosen.step}{loss} of {chosen.folder}")
+    desk.say(f"curves: {page}")
+
+
+DOING: dict[type, Callable[[Desk], None]] = {
+    forms.AttributeTrain: _train,
+}

@@ -1,0 +1,1 @@
+"""Pages of an attribution: read from its files, no torch."""

@@ -1,0 +1,193 @@
+"""Fine-tuning through the command: the one loop, the checkpoint that is chosen, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness import checkpoint
+from harness.attribution.commands import load_attribution
+from harness.attribution.places import Places
+from harness.attribution.train import choose, open_chosen
+from harness.cli import main
+from harness.errors import SpecError
+from harness.keeping import BEST, tuning_losses
+from harness.records import CHECKPOINT, read_records
+from tests.harness.attribution.conftest import FACTS
+
+SPEC = """
+name = "tiny"
+
+[domains.qa]
+kind = "files"
+paths = ["{folder}/qa.jsonl"]
+prompt = "Q: {{q}}\\nA:"
+answer = " {{a}}"
+
+[splits]
+probe = 0.15
+tuning = 0.1
+heldout = 0.1
+
+[tokenizer]
+vocab_size = 320
+
+[model]
+config = {{ n_layer = 1, n_embd = 32, n_head = 2 }}
+
+[batch]
+rows = 8
+tokens = 24
+pack = false
+
+[training]
+epochs = {epochs}
+validate_every = 2
+
+[optimizer]
+learning_rate = 1e-2
+schedule = "cosine_with_restarts"
+"""
+
+
+def write_spec(folder: Path, epochs: float = 2.0) -> Path:
+    """Write questions with answers and the attribution of them; return its path."""
+    rows = (json.dumps({"q": q, "a": a}) + "\n" for q, a in FACTS.items())
+    (folder / "qa.jsonl").write_text("".join(rows))
+    path = folder / "tiny.toml"
+    path.write_text(SPEC.format(folder=folder, epochs=epochs))
+    return path
+
+
+def test_the_command_trains_an_epoch_of_documents_and_chooses_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps follow from rows; a model that overfits has its best checkpoint attributed."""
+    path, out = write_spec(tmp_path, epochs=30.0), tmp_path / "out"
+
+    assert main(["attribute", "train", str(path), "--out", str(out)]) == 0
+
+    printed = capsys.readouterr().out
+    places = Places(out, "tiny")
+    state = json.loads(places.state.read_text())
+    folder = Path(state["folder"])
+    header = json.loads((folder / "run.json").read_text())
+    rows = header["train_rows"]["qa"]
+    assert header["num_steps"] == -(-30 * rows // 8)
+    losses = tuning_losses(read_records(folder / "records.jsonl"), ("qa",))
+    assert state["step"] == min(losses, key=lambda step: losses[step])
+    assert state["step"] < header["num_steps"]  # or the test would show nothing
+    assert f"attributed: step {state['step']}" in printed
+    assert (places.pages / "curves.html").stat().st_size > 10_000
+
+    opened = open_chosen(load_attribution(path, [], ""), places)
+    best = checkpoint.load(folder / BEST)
+    assert best is not None
+    assert opened.checkpoint == BEST
+    assert opened.view.step == state["step"]
+    for name, value in opened.view.model.state_dict().items():
+        assert torch.equal(value, best["model"][name])
+    for shown in map(opened.pool().shown, range(3)):
+        question = shown.prompt.removeprefix("Q: ").removesuffix("\nA:")
+        assert f" {FACTS[question]}".startswith(shown.answer)
+
+    assert main(["attribute", "train", str(path), "--out", str(out)]) == 0  # found, not trained
+    assert json.loads((folder / "run.json").read_text())["finished"] == header["finished"]
+
+
+def test_any_finished_run_can_take_the_place_of_training(
+    tiny_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "of_a_run.toml"
+    path.write_text(f'name = "of-a-run"\nrun = "{tiny_run.folder}"\n')
+
+    assert main(["attribute", "train", str(path), "--out", str(tmp_path / "out")]) == 0
+
+    # it looked at held-out rows and never at the tuning set, so the last checkpoint is all there is
+    assert "attributed: step 40 of" in capsys.readouterr().out
+    chosen = choose(tiny_run.folder, "best")
+    assert (chosen.checkpoint, chosen.validation_loss) == (CHECKPOINT, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('name = "x"\n', "domains: is missing"),
+        ('name = "x"\nrun = "nowhere"\n', "nowhere: holds no run"),
+        ('name = "x"\nrun = "a"\n[domains.a]\nkind = "synthetic"\n', "run: belongs to"),
+        ('name = "x"\n[domains.a]\nkind = "synthetic"\n[training]\nepoch = 1\n', "epochs"),
+        ('name = "x"\n[domains.a]\nkind = "synthetic"\n[training]\nepochs = 0.0\n', "epochs"),
+        (
+            'name = "x"\n[domains.a]\nkind = "synthetic"\n[training]\nepochs = 1.0\nsteps = 2\n',
+            "one of epochs and steps",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(
+    text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+
+    assert main(["attribute", "train", str(path), "--out", str(tmp_path / "out")]) == 2
+
+    complaint = capsys.readouterr().err
+    assert told in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_a_later_stage_asks_for_training_first(tmp_path: Path) -> None:
+    spec = load_attribution(write_spec(tmp_path), [], "")
+
+    with pytest.raises(SpecError, match="nothing is trained yet"):
+        open_chosen(spec, Places(tmp_path / "out", "tiny"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_training_that_was_stopped_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C saves and says so, SIGKILL loses what came after the last checkpoint; both resume."""
+    path, out = write_spec(tmp_path, epochs=60.0), tmp_path / "out"
+    words = ["attribute", "train", str(path), "--out", str(out), "--checkpoint.steps=3"]
+    command = [sys.executable, "-m", "harness.cli", *words]
+    restore = "import signal, os, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    run_it = f"{restore}from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", run_it, *words], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    records = _records(out, process)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=120)
+
+    folder = records.parent
+    header = json.loads((folder / "run.json").read_text())
+    assert header["status"] in ("interrupted", "running")
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "goes on from what is saved" in printed
+    assert checkpoint.load(folder / CHECKPOINT) is not None
+
+    done = subprocess.run([*command], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    steps = [r["step"] for r in read_records(records) if r["kind"] == "step"]
+    assert steps == list(range(1, json.loads((folder / "run.json").read_text())["num_steps"] + 1))
+
+
+def _records(out: Path, process: subprocess.Popen[str]) -> Path:
+    """Return the records of the run, once it has been under way for some steps."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        found = list(out.glob("runs/*/records.jsonl"))
+        if found and found[0].read_text().count('"step"') > 20:
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError("the run has not begun")
