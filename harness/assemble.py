@@ -61,9 +61,7 @@ def assemble(
         watch=watch,
         folder=folder,
         every=every,
-        losses_of=compiled_losses(network)
-        if spec.compile
-        else partial(token_losses, network),
+        losses_of=compiled_losses(network) if spec.compile else partial(token_losses, network),
         keeper=Keeper(store.trained, every.keep_best, every.keep_every),
     )
 

@@ -10,31 +10,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.records import tuning_losses
+
 BEST = "best.pt"
 
 
 def step_file(step: int) -> str:
     """Return the name of the checkpoint that is kept of a step."""
     return f"step-{step:06}.pt"
-
-
-def tuning_losses(
-    records: Iterable[Mapping[str, Any]], domains: tuple[str, ...]
-) -> dict[int, float]:
-    """Return the tuning loss over `domains` at each evaluated step, nats per token."""
-    sums: dict[int, tuple[float, int]] = {}
-    for record in records:
-        is_ours = record["kind"] == "eval" and record["split"] == "tuning"
-        if is_ours and record["domain"] in domains:
-            nats, count = sums.get(record["step"], (0.0, 0))
-            size = record["num_tokens"]
-            sums[record["step"]] = nats + record["nats_per_token"] * size, count + size
-    return {step: nats / count for step, (nats, count) in sums.items()}
-
-
-def best_step(losses: Mapping[int, float]) -> int | None:
-    """Return the step of lowest loss, the earliest of several; None where there is none."""
-    return min(losses, key=lambda step: (losses[step], step)) if losses else None
 
 
 class Keeper:

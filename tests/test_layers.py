@@ -55,6 +55,7 @@ ONE_DOOR = {
     "datasketch": {"harness/corpus/near_duplicates.py"},
     "tokenizers": {"harness/corpus/tokenizer.py"},
     "plotly": {
+        "reports/attribution/curves.py",
         "reports/curve_figures.py",
         "reports/figures.py",
         "reports/pareto.py",

@@ -67,7 +67,8 @@ class Desk:
 def carry_out(command: Any, overrides: Sequence[str], prog: str, console: Console) -> int:
     """Do what a form of `steelyard attribute` asks; return the exit code."""
     spec = load_attribution(command.spec, overrides, prog)
-    from harness.loop import InterruptedRunError, RunFailedError
+    from harness.loop import InterruptedRunError
+    from harness.queued import RunFailedError
 
     try:
         DOING[type(command)](Desk(spec, command, console))

@@ -17,7 +17,7 @@ from harness.attribution.watching import FineTuning
 from harness.corpus import corpus_id, open_corpus
 from harness.errors import SpecError
 from harness.files import read_json, write_json
-from harness.keeping import BEST, best_step, tuning_losses
+from harness.keeping import BEST
 from harness.preflight import (
     check_buildable,
     check_rows,
@@ -26,7 +26,14 @@ from harness.preflight import (
     open_mirror,
     settle_wandb,
 )
-from harness.records import CHECKPOINT, HEADER, RECORDS, read_records
+from harness.records import (
+    CHECKPOINT,
+    HEADER,
+    RECORDS,
+    best_step,
+    read_records,
+    tuning_losses,
+)
 from harness.resolve import resolve
 from harness.spec import Ablation, Arm, Budget, Evaluation
 
@@ -96,9 +103,10 @@ def run_spec(spec: Attribution, places: Places, say: Say) -> tuple[RunSpec, Toke
 
 
 def _train_rows(ablation: Ablation, store: TokenStore) -> int:
-    from harness.assemble import train_rows
+    from harness.assemble import open_shelf
 
-    return sum(train_rows(store, ablation.batch).values())
+    shelf = open_shelf(store, "train", store.trained, ablation.batch)
+    return sum(shelf.num_rows(domain) for domain in store.trained)
 
 
 def _as_ablation(spec: Attribution, steps: int) -> Ablation:

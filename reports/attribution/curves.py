@@ -11,8 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from harness.files import read_json
-from harness.keeping import best_step, tuning_losses
-from harness.records import HEADER, RECORDS, read_records
+from harness.records import HEADER, RECORDS, best_step, read_records, tuning_losses
 from reports import pages
 from reports.attribution import learning
 from reports.figures import Panel, panel

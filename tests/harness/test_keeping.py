@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from harness import checkpoint
-from harness.keeping import BEST, best_step, step_file, tuning_losses
-from harness.records import CHECKPOINT, read_records
+from harness.keeping import BEST, step_file
+from harness.records import CHECKPOINT, best_step, read_records, tuning_losses
 from harness.spec import Checkpoint, Evaluation
 from harness.testing.world import World, assemble_loop, world
 from tests import tiny

@@ -20,8 +20,8 @@ from harness.attribution.places import Places
 from harness.attribution.train import choose, open_chosen
 from harness.cli import main
 from harness.errors import SpecError
-from harness.keeping import BEST, tuning_losses
-from harness.records import CHECKPOINT, read_records
+from harness.keeping import BEST
+from harness.records import CHECKPOINT, read_records, tuning_losses
 from tests.harness.attribution.conftest import FACTS
 
 SPEC = """
