@@ -103,12 +103,12 @@ class Ekfac:
         state["fitted"] = torch.tensor([len(rows.rows.rows), rows.skipped])
         if self.strategy == "identity":
             return state
-        uses = self._uses(view)
+        uses = self.uses(view)
         network = network_flops(view, uses, rows.rows) * len(rows.rows.rows)
         if self.fitter == "hooks":
             factors = _fit_by_hooks(view, uses, rows, self)
         else:
-            factors = fit_by_kronfluence(_kronfluence(), view, uses, rows, self)
+            factors = fit_by_kronfluence(import_kronfluence(), view, uses, rows, self)
         for module in (use.name for use in uses if f"lambda:{use.name}" in factors):
             check_lambda(factors[f"lambda:{module}"], module)
         passes = (self.strategy != "diagonal") + (self.strategy != "kfac")
@@ -126,7 +126,7 @@ class Ekfac:
         weights = query_weights(view, query, self.queries)
         if self.route == "kronfluence":
             return {**fitted, **as_state(query, "query"), "weights": weights.sum(0)}
-        found = preconditioned_queries(view, self._uses(view), fitted, query, weights, self)
+        found = preconditioned_queries(view, self.uses(view), fitted, query, weights, self)
         exact = self.queries == "each" or bool(self.detail)
         if self.route == "hooks" or (self.route == "auto" and exact):
             return found
@@ -172,7 +172,8 @@ class Ekfac:
         table = health(fitted, self.strategy, self.damping, self.damping_unit)
         return {"rows": used, "skipped_rows": skipped, "modules": table}
 
-    def _uses(self, view: View) -> list[Use]:
+    def uses(self, view: View) -> list[Use]:
+        """Return the modules with factors; ValueError where one has none."""
         uses = choose(view.model, self.modules, self.last_blocks, self.biases)
         for use in uses:
             if use.kind == "embedding":
@@ -185,14 +186,14 @@ class Ekfac:
         return uses
 
     def _by_kronfluence(self, view: View, prepared: State, rows: Batch) -> Tensor:
-        uses, num_queries = self._uses(view), len(prepared["query_rows"])
+        uses, num_queries = self.uses(view), len(prepared["query_rows"])
         network = network_flops(view, uses, rows) * (len(rows.rows) + num_queries)
         tokens = rows.targets.shape[1]
         view.bill(
             network + pairwise_flops(uses, len(rows.rows), num_queries, tokens, self),
             rows.targets.numel() + prepared["query_targets"].numel(),
         )
-        return score_by_kronfluence(_kronfluence(), view, uses, prepared, rows, self)
+        return score_by_kronfluence(import_kronfluence(), view, uses, prepared, rows, self)
 
     def _exact(self) -> GradDot:
         return GradDot(
@@ -221,10 +222,12 @@ def _fit_by_hooks(view: View, uses: list[Use], pool: Pool, options: Ekfac) -> St
     return {**state, **moments}
 
 
-def _kronfluence() -> Any:
+def import_kronfluence() -> Any:
+    """Return the package, with what is used of it loaded; ImportError says how to install it."""
     try:
         import kronfluence
         import kronfluence.factor.eigen
+        import kronfluence.utils.dataset
         import kronfluence.utils.save
     except ImportError as error:
         fix = 'pip install "steelyard[attribution]", or fitter = "hooks" and another route'

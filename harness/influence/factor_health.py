@@ -77,6 +77,22 @@ def fault(values: Tensor, vectors: Tensor) -> str:
     return f"eigenvectors off orthogonal by {apart}" if apart > ORTHOGONAL else ""
 
 
+def check_eigenvalues(values: Tensor, module: str, side: str) -> None:
+    """Refuse a spectrum with an eigenvalue further below 0 than rounding takes it."""
+    lowest, largest = float(values.min()), float(values.max())
+    if lowest < -ASYMMETRY * largest:
+        where = f"eigendecomposition of the {side} of module {module!r}"
+        fix = "sum the covariance in float32 or float64"
+        raise FloatingPointError(f"{where}: an eigenvalue is {lowest} of {largest}; {fix}")
+
+
+def check_inverse(smallest: float, damping: float, module: str) -> None:
+    """Refuse an inverse 1 / (smallest + damping) that float32 has no number for."""
+    if not smallest + damping > 1 / torch.finfo(torch.float32).max:
+        where = f"inverse of module {module!r}"
+        raise FloatingPointError(f"{where}: 1 / ({smallest} + {damping}) overflows float32")
+
+
 def decompose(matrix: Tensor, module: str, side: str, start: str = "float64") -> Decomposition:
     """Decompose a checked covariance, climbing the ladder from `start` until nothing is wrong."""
     tried = []

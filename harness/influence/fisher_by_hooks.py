@@ -36,6 +36,13 @@ class Sides(NamedTuple):
     bias: bool
 
 
+Advance = Callable[[int], None]
+
+
+def unwatched(num_rows: int) -> None:
+    """Tell nobody that so many rows are done."""
+
+
 def covariances(
     view: View,
     uses: list[Use],
@@ -45,6 +52,20 @@ def covariances(
     precision: Precision,
 ) -> State:
     """Return `A:M` [I, I] and `G:M` [O, O], means over tokens of a a^T and g g^T."""
+    sums, count = covariance_sums(view, uses, pool, chunk_rows, dtype, precision)
+    return {name: total / count for name, total in sums.items()}
+
+
+def covariance_sums(
+    view: View,
+    uses: list[Use],
+    pool: Pool,
+    chunk_rows: int,
+    dtype: torch.dtype,
+    precision: Precision,
+    advance: Advance = unwatched,
+) -> tuple[State, int]:
+    """Return `A:M` [I, I] and `G:M` [O, O], sums over tokens of a a^T and g g^T, and the tokens."""
     sums: dict[str, Tensor] = {}
     live = torch.ones_like(pool.rows.mask) if pool.live is None else pool.live
 
@@ -63,10 +84,9 @@ def covariances(
             total[-1, :-1] += a.sum(0)
             total[-1, -1] += len(a)
 
-    _passes(view, uses, pool, chunk_rows, precision, receive, "covariances")
-    count = int(live.sum())
+    _passes(view, uses, pool, chunk_rows, precision, receive, "covariances", advance)
     names = [f"{side}:{use.name}" for use in uses for side in "AG"]
-    return {name: _mirrored(_reached(sums, name)) / count for name in names}
+    return {name: _mirrored(_reached(sums, name)) for name in names}, int(live.sum())
 
 
 def second_moments(
@@ -81,6 +101,21 @@ def second_moments(
 
     With `vectors`, in the basis of `A_vec:M` and `G_vec:M`.
     """
+    sums = second_moment_sums(view, uses, pool, chunk_rows, vectors, precision)
+    count = len(pool.rows.rows)
+    return {name: total / count for name, total in sums.items()}
+
+
+def second_moment_sums(
+    view: View,
+    uses: list[Use],
+    pool: Pool,
+    chunk_rows: int,
+    vectors: State | None,
+    precision: Precision,
+    advance: Advance = unwatched,
+) -> State:
+    """Return the sums over rows, of which `second_moments` are the means."""
     sums: dict[str, Tensor] = {}
 
     def receive(module: str, sides: Sides, start: int) -> None:
@@ -94,9 +129,8 @@ def second_moments(
             squared = _rotated(g, a, left, right).square_().sum(0)
         sums[module] = sums[module] + squared if module in sums else squared
 
-    _passes(view, uses, pool, chunk_rows, precision, receive, "lambda")
-    count = len(pool.rows.rows)
-    return {f"lambda:{use.name}": _reached(sums, use.name) / count for use in uses}
+    _passes(view, uses, pool, chunk_rows, precision, receive, "lambda", advance)
+    return {f"lambda:{use.name}": _reached(sums, use.name) for use in uses}
 
 
 def _rotated(g: Tensor, a: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -134,8 +168,13 @@ def _passes(
     precision: Precision,
     receive: Callable[[str, Sides, int], None],
     stage: str,
+    advance: Advance = unwatched,
+    bad: set[int] | None = None,
 ) -> None:
-    """Call `receive(module, sides, first row)` for each module and chunk of rows."""
+    """Call `receive(module, sides, first row)` for each module and chunk of rows.
+
+    A loss that is not finite is refused; given `bad`, its rows are added there instead.
+    """
     owners = {use.weight: use for use in uses}
     for start in range(0, len(pool.rows.rows), chunk_rows):
         rows = with_own_targets(pool.rows.select(slice(start, start + chunk_rows)))
@@ -150,7 +189,12 @@ def _passes(
             receive(use.name, Sides(g, a, bool(use.bias)), start)
 
         losses = backward(model, rows, uses, arrive, "sum", precision)  # type: ignore[arg-type]
-        refuse_non_finite(view, rows, f"the loss, stage {stage}", losses)
+        if bad is None:
+            where = f"the loss, stage {stage}, batch {start // chunk_rows}"
+            refuse_non_finite(view, rows, where, losses)
+        else:
+            bad |= _unsound(losses, start)
+        advance(len(rows.rows))
 
 
 def check_covariances(
@@ -167,11 +211,49 @@ def check_covariances(
 
 
 def refuse_row(view: View, uses: list[Use], pool: Pool, chunk_rows: int, stage: str) -> None:
-    """Raise FloatingPointError naming the first row whose own factors are not finite, if any."""
+    """Raise FloatingPointError naming the first row whose own part is not finite, if any."""
+    found: list[tuple[int, str, Tensor]] = []
 
     def receive(module: str, sides: Sides, start: int) -> None:
-        rows = pool.rows.select(slice(start, start + len(sides.inputs)))
-        for what, values in (("inputs", sides.inputs), ("output gradients", sides.gradients)):
-            refuse_non_finite(view, rows, f"the {what} of module {module!r}, stage {stage}", values)
+        for what, values in _own_parts(sides).items():
+            if not found and _unsound(values, start):
+                where = f"the {what} of module {module!r}, stage {stage}"
+                found.append((start, f"{where}, batch {start // chunk_rows}", values))
 
     _passes(view, uses, pool, chunk_rows, "float32", receive, stage)
+    for start, where, values in found:  # not in the pass: naming the module takes another
+        rows = pool.rows.select(slice(start, start + len(values)))
+        refuse_non_finite(view, rows, where, values)
+
+
+def unsound_rows(view: View, uses: list[Use], pool: Pool, chunk_rows: int) -> list[int]:
+    """Return which rows of the pool have a loss or a part of a sum that is not finite.
+
+    In float32: a sum that overflows in a smaller type is to blame on no row.
+    """
+    bad: set[int] = set()
+
+    def receive(module: str, sides: Sides, start: int) -> None:
+        for values in _own_parts(sides).values():
+            bad.update(_unsound(values, start))
+
+    _passes(view, uses, pool, chunk_rows, "float32", receive, "mask", bad=bad)
+    return sorted(bad)
+
+
+def _own_parts(sides: Sides) -> dict[str, Tensor]:
+    """Return what a row brings to the sums, or what bounds it, by name: [B] or [B, T, ...]."""
+    gradients, inputs = sides.gradients.float(), sides.inputs.float()
+    squares = {"inputs": inputs.square().sum((1, 2)), "gradients": gradients.square().sum((1, 2))}
+    return {
+        "inputs": inputs,
+        "output gradients": gradients,
+        "squared inputs": squares["inputs"],
+        "squared output gradients": squares["gradients"],
+        "squared row gradient": squares["inputs"] * squares["gradients"],
+    }
+
+
+def _unsound(values: Tensor, start: int) -> set[int]:
+    found = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero().flatten()
+    return {start + row for row in found.tolist()}

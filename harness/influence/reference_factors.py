@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from harness.influence.along_queries import FIELDS, from_state
 from harness.influence.conv1d import linear_copy
 from harness.influence.factor_health import decomposed
 from harness.influence.fisher import Pool, keys, summed_losses
-from harness.influence.fisher_by_hooks import check_covariances
+from harness.influence.fisher_by_hooks import Advance, check_covariances, unwatched
 from harness.influence.gradients import refuse_non_finite
 from harness.influence.preconditioner import ROTATED, absolute, spectrum
 
@@ -50,12 +51,7 @@ def fit_by_kronfluence(
 ) -> State:
     """Fit stage by stage through public calls, and look at each result before the next stage."""
     state: State = {}
-    rows = _Rows(pool.rows, pool.live)
-    settings: dict[str, Any] = {
-        "factors_name": NAME,
-        "factor_args": _factor_arguments(kronfluence, options),
-    }
-    data: dict[str, Any] = {"dataset": rows, "per_device_batch_size": options.chunk_rows}
+    settings, data = _settings(kronfluence, options), _data(kronfluence, pool, options)
     with _analyzer(kronfluence, view, uses, options, pool) as analyzer:
         if options.strategy in ROTATED:
             analyzer.fit_covariance_matrices(**settings, **data)
@@ -72,9 +68,57 @@ def fit_by_kronfluence(
             analyzer.fit_lambda_matrices(**settings, **data)
             sums = analyzer.load_lambda_matrices(NAME)
             for module, total in sums["lambda_matrix"].items():
-                count = int(sums["num_lambda_processed"][module])
-                state[f"lambda:{module}"] = total.float() / count
+                seen = int(sums["num_lambda_processed"][module])
+                state[f"lambda:{module}"] = total.float() / seen
     return state
+
+
+def covariance_sums_by_kronfluence(
+    kronfluence: Any,
+    view: View,
+    uses: list[Use],
+    pool: Pool,
+    options: Ekfac,
+    workers: int = 0,
+    advance: Advance = unwatched,
+) -> tuple[State, int]:
+    """Return what `fisher_by_hooks.covariance_sums` returns, by the public call of that stage."""
+    with _analyzer(kronfluence, view, uses, options, pool, advance) as analyzer:
+        analyzer.fit_covariance_matrices(
+            **_settings(kronfluence, options), **_data(kronfluence, pool, options, workers)
+        )
+        loaded = analyzer.load_covariance_matrices(NAME)
+    sums, counts = {}, set()
+    for use in uses:
+        for side, theirs in (("A", "activation"), ("G", "gradient")):
+            sums[f"{side}:{use.name}"] = loaded[f"{theirs}_covariance"][use.name]
+            counts.add(int(loaded[f"num_{theirs}_covariance_processed"][use.name]))
+    (tokens,) = counts  # both sides of every module see the same ones
+    return sums, tokens
+
+
+def second_moment_sums_by_kronfluence(
+    kronfluence: Any,
+    view: View,
+    uses: list[Use],
+    pool: Pool,
+    vectors: State | None,
+    options: Ekfac,
+    workers: int = 0,
+    advance: Advance = unwatched,
+) -> State:
+    """Return what `fisher_by_hooks.second_moment_sums` returns, by the public call of that stage.
+
+    `vectors` hold the eigendecompositions of these modules, None for the diagonal.
+    """
+    with _analyzer(kronfluence, view, uses, options, pool, advance) as analyzer:
+        if vectors is not None:
+            _write_eigen(kronfluence, analyzer, vectors)
+        analyzer.fit_lambda_matrices(
+            **_settings(kronfluence, options), **_data(kronfluence, pool, options, workers)
+        )
+        loaded = analyzer.load_lambda_matrices(NAME)["lambda_matrix"]
+    return {f"lambda:{use.name}": loaded[use.name].float() for use in uses}
 
 
 def score_by_kronfluence(
@@ -102,8 +146,8 @@ def score_by_kronfluence(
         )
         total: Tensor = analyzer.load_pairwise_scores(NAME)["all_modules"].mT.double().cpu()
     refuse_non_finite(view, rows, "kronfluence's scores", total)
-    count = rows.mask.sum(1).clamp(min=1).double().cpu()[:, None]
-    return total if options.reduction == "sum" else total / count
+    targets = rows.mask.sum(1).clamp(min=1).double().cpu()[:, None]
+    return total if options.reduction == "sum" else total / targets
 
 
 class _Rows:
@@ -123,15 +167,37 @@ class _Rows:
         return {**row, **{name: value[index] for name, value in extra.items()}}
 
 
-def _task(kronfluence: Any, view: View, names: list[str], pool: Pool | None) -> Any:
+def _settings(kronfluence: Any, options: Ekfac) -> dict[str, Any]:
+    return {"factors_name": NAME, "factor_args": _factor_arguments(kronfluence, options)}
+
+
+def _data(kronfluence: Any, pool: Pool, options: Ekfac, workers: int = 0) -> dict[str, Any]:
+    rows, live = pool.rows, pool.live
+    if workers:  # other processes hand over what lies in main memory
+        rows = Batch(*(getattr(rows, name).cpu() for name in FIELDS))
+        live = None if live is None else live.cpu()
+    loader = kronfluence.utils.dataset.DataLoaderKwargs(num_workers=workers)
+    return {
+        "dataset": _Rows(rows, live),
+        "per_device_batch_size": options.chunk_rows,
+        "dataloader_kwargs": loader,
+    }
+
+
+def _task(
+    kronfluence: Any, view: View, names: list[str], pool: Pool | None, advance: Advance
+) -> Any:
     """Return what kronfluence asks of a task; a row's loss is the sum over its counted targets."""
+
+    batches = count()
 
     class RowTask(kronfluence.Task):  # type: ignore[misc]
         def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
             rows = Batch(*(batch[name] for name in FIELDS))
             first = batch["first"] if sample else None
             losses = summed_losses(model, rows, first, pool.key if pool else 0)
-            refuse_non_finite(view, rows, "the loss", losses.detach())
+            refuse_non_finite(view, rows, f"the loss, batch {next(batches)}", losses.detach())
+            advance(len(rows.rows))
             return losses.sum()
 
         def compute_measurement(self, batch: Any, model: nn.Module) -> Tensor:
@@ -152,13 +218,18 @@ def _task(kronfluence: Any, view: View, names: list[str], pool: Pool | None) -> 
 
 @contextmanager
 def _analyzer(
-    kronfluence: Any, view: View, uses: list[Use], options: Ekfac, pool: Pool | None
+    kronfluence: Any,
+    view: View,
+    uses: list[Use],
+    options: Ekfac,
+    pool: Pool | None,
+    advance: Advance = unwatched,
 ) -> Iterator[Any]:
     """Yield kronfluence's analyzer of a copy of the model, in a folder that goes away.
 
     Its loader draws from the global generator, and its code warns about itself.
     """
-    task = _task(kronfluence, view, [use.name for use in uses], pool)
+    task = _task(kronfluence, view, [use.name for use in uses], pool, advance)
     with (
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),
@@ -212,8 +283,8 @@ def _covariances(analyzer: Any, uses: list[Use]) -> State:
     for use in uses:
         for side, theirs in (("A", "activation"), ("G", "gradient")):
             total = sums[f"{theirs}_covariance"][use.name].double()
-            count = int(sums[f"num_{theirs}_covariance_processed"][use.name])
-            found[f"{side}:{use.name}"] = total / count
+            seen = int(sums[f"num_{theirs}_covariance_processed"][use.name])
+            found[f"{side}:{use.name}"] = total / seen
     return found
 
 
@@ -235,6 +306,7 @@ def _write_eigen(kronfluence: Any, analyzer: Any, state: State) -> None:
         for ours, theirs in EIGEN.items()
     }
     folder = analyzer.factors_output_dir(NAME)
+    folder.mkdir(parents=True, exist_ok=True)
     kronfluence.factor.eigen.save_eigendecomposition(output_dir=folder, factors=parts)
 
 

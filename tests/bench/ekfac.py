@@ -19,7 +19,7 @@ from scipy import stats
 from harness.api import Batch
 from harness.influence import fisher_by_hooks, reference_factors
 from harness.influence.directional import row_losses
-from harness.influence.ekfac import Ekfac, _kronfluence
+from harness.influence.ekfac import Ekfac, import_kronfluence
 from harness.influence.fisher import countable
 from harness.influence.selection import choose
 from harness.model import token_losses
@@ -119,7 +119,7 @@ def fit(out: Path, repeats: int, threads: int, num_rows: int = 32) -> list[Row]:
     pool = countable(view, spread(view.candidates(num_rows), num_rows), "sampled")
     uses, options = choose(view.model), Ekfac()
     vectors = Ekfac(fitter="hooks").fit(view, pool.rows)
-    kronfluence = _kronfluence()
+    kronfluence = import_kronfluence()
     found: dict[str, list[float]] = {"step": [], "hooks": []}
 
     def by_kronfluence(name: str, batch: int, **settings: Any) -> None:

@@ -1,0 +1,116 @@
+"""What makes two fits the same: weights, rows, the settings that change factors, and the engine.
+
+How the work is cut (partitions, rows per pass, workers) changes sums by rounding alone and is left
+out, so that a fit that ran out of memory goes on with other parts. Damping is applied when rows are
+scored, and `on_nonfinite` when something fails: both are written down beside the factors instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from harness.errors import SpecError
+from harness.files import read_json
+from harness.identity import digest
+from harness.influence.ekfac import Ekfac
+from harness.rng import generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from harness.attribution.fit_spec import Factors
+    from harness.attribution.opened import Opened
+    from harness.attribution.places import Places
+    from harness.attribution.rows import Pool
+
+ABOUT = "about.json"
+FORMAT = 1
+# Settings that change nothing but rounding, or that are applied later.
+LEFT_OUT = ["data_partitions", "module_partitions", "batch_rows", "workers", "rows"]
+LEFT_OUT += ["damping", "damping_unit", "on_nonfinite"]
+NAMES = {"weights": "the model's weights", "rows": "the rows", "engine": "the engine"}
+
+Parts = dict[str, Any]
+
+
+def parts(opened: Opened, pool: Pool, factors: Factors) -> Parts:
+    """Return what the factors depend on, by part, as JSON values."""
+    settings = {k: v for k, v in asdict(factors).items() if k not in LEFT_OUT}
+    engine = {"format": FORMAT, "torch": torch.__version__}
+    if factors.fitter == "kronfluence":
+        engine["kronfluence"] = metadata.version("kronfluence")
+    return {
+        "weights": opened.model_id,
+        "rows": pool.only(chosen(opened, pool, factors)).id,
+        "engine": engine,
+        **{f"factors.{name}": value for name, value in settings.items()},
+    }
+
+
+def key(opened: Opened, pool: Pool, factors: Factors) -> str:
+    """Return 16 hex digits that name the folder of these factors."""
+    return digest(_plain(parts(opened, pool, factors)))
+
+
+def chosen(opened: Opened, pool: Pool, factors: Factors) -> NDArray[np.int64]:
+    """Return the rows of the pool to fit on, ascending; the same ones whatever is asked first."""
+    size, wanted = len(pool), factors.rows
+    if wanted is None:
+        return np.arange(size)
+    if wanted > size:
+        raise SpecError(f"factors.rows: {wanted}, but the pool has {size} rows; ask for fewer")
+    keyed = generator(opened.view.stream.data_seed, "factor rows")
+    return np.sort(torch.randperm(size, generator=keyed).numpy()[:wanted])
+
+
+def estimator(factors: Factors) -> Ekfac:
+    """Return the engine's estimator of these settings."""
+    return Ekfac(
+        strategy=factors.strategy,
+        damping=factors.damping,
+        damping_unit=factors.damping_unit,
+        labels=factors.labels,
+        modules=factors.modules,
+        biases=factors.biases,
+        fitter=factors.fitter,
+        precision=factors.precision,  # type: ignore[arg-type]  # float16 was refused
+        covariance_dtype=factors.covariance_dtype,
+        chunk_rows=factors.batch_rows,
+    )
+
+
+def refuse_absent(places: Places, opened: Opened, pool: Pool, factors: Factors) -> None:
+    """Raise SpecError where these factors are not fitted; it names what others were fitted on."""
+    now = _plain(parts(opened, pool, factors))
+    folder = places.factors(digest(now))
+    about = read_json(folder / ABOUT)
+    if about is not None and about["parts"] == now:
+        return
+    fix = "run `steelyard attribute fit`"
+    if about is not None:
+        raise SpecError(f"{folder}: stale: {_changed(about['parts'], now)}; {fix}")
+    others = [read_json(path) for path in sorted(folder.parent.glob(f"*/{ABOUT}"))]
+    if not others:
+        raise SpecError(f"{folder}: no factors; {fix}")
+    nearest = min((other["parts"] for other in others), key=lambda old: len(_apart(old, now)))
+    raise SpecError(f"{folder}: no factors; those that are there: {_changed(nearest, now)}; {fix}")
+
+
+def _apart(old: Parts, now: Parts) -> list[str]:
+    return [name for name in {**old, **now} if old.get(name) != now.get(name)]
+
+
+def _changed(old: Parts, now: Parts) -> str:
+    told = []
+    for name in _apart(old, now):
+        told.append(f"{NAMES.get(name, name)} was {old.get(name)} and is {now.get(name)}")
+    return ", ".join(told)
+
+
+def _plain(found: Parts) -> Parts:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}

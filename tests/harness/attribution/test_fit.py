@@ -1,0 +1,213 @@
+"""A staged fit: the engine's own factors, cut into parts, found again, and refused when stale."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from harness.attribution import fit
+from harness.attribution.fit_key import chosen
+from harness.attribution.fit_spec import Factors
+from harness.attribution.opened import Opened, weights_id
+from harness.attribution.places import Places
+from harness.attribution.progress import SILENT
+from harness.attribution.rows import Pool, Queries
+from harness.errors import SpecError
+from harness.influence.ekfac import Ekfac
+
+HOOKS = Factors(fitter="hooks")
+
+
+def silence(_: str) -> None:
+    """Say nothing."""
+
+
+def fitted(opened: Opened, pool: Pool, factors: Factors, folder: Path) -> dict[str, Tensor]:
+    """Fit, and return the factors."""
+    places = Places(folder, "x")
+    fit.fit(opened, pool, factors, places, say=silence)
+    return fit.open_factors(opened, pool, factors, places)
+
+
+def scores(estimator: Ekfac, opened: Opened, pool: Pool, queries: Queries, state: Any) -> Tensor:
+    """Return [N, Q]."""
+    prepared = estimator.prepare(opened.view, state, queries.batch)
+    return estimator.score(opened.view, prepared, pool.batch(slice(0, 12))).total
+
+
+@pytest.mark.parametrize("fitter", ["hooks", "kronfluence"])
+@pytest.mark.parametrize("strategy", ["ekfac", "kfac", "diagonal", "identity"])
+def test_parts_add_up_to_what_the_engine_fits_whole(
+    strategy: Any, fitter: Any, opened: Opened, pool: Pool, queries: Queries, tmp_path: Path
+) -> None:
+    """Scores with both, and the same names; rounding of float32 sums apart."""
+    factors = Factors(strategy=strategy, fitter=fitter, data_partitions=3, module_partitions=2)
+
+    state = fitted(opened, pool, factors, tmp_path)
+
+    estimator = fit.estimator(opened, pool, factors, Places(tmp_path, "x"))
+    whole = estimator.fit(opened.view, pool.batch(slice(None)))
+    assert state.keys() == whole.keys()
+    assert torch.equal(state["fitted"], whole["fitted"])
+    found, wanted = (scores(estimator, opened, pool, queries, s) for s in (state, whole))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+    assert float(wanted.abs().max()) > 0
+
+
+def test_it_is_found_at_once_and_the_cut_is_no_part_of_it(
+    opened: Opened, pool: Pool, tmp_path: Path
+) -> None:
+    """Other partitions, rows per pass or damping: the same folder; nothing half-made is left."""
+    told: list[str] = []
+    places = Places(tmp_path, "x")
+    folder = fit.fit(opened, pool, HOOKS, places, say=silence)
+    other = replace(HOOKS, data_partitions=1, module_partitions=4, batch_rows=3, damping=2.0)
+
+    spent = opened.view.spent
+    assert fit.fit(opened, pool, other, places, SILENT, told.append) == folder
+
+    assert "found" in told[0]
+    assert opened.view.spent == spent
+    left = {path.name.rstrip("0123456789").split("-")[0] for path in folder.iterdir()}
+    assert left == {"about.json", "eigen", "health.json", "lambda", "preflight.json"} | {
+        "rows.safetensors"
+    }
+    assert fit.estimator(opened, pool, other, places).damping == 2.0
+
+
+def test_health_says_what_was_seen(opened: Opened, pool: Pool, tmp_path: Path) -> None:
+    folder = fit.fit(opened, pool, HOOKS, Places(tmp_path, "x"), say=silence)
+
+    health = json.loads((folder / "health.json").read_text())
+
+    looked = health["preflight"]
+    assert looked["rows"] == health["rows"] == len(pool)
+    assert looked["loss_min"] <= looked["loss_mean"] <= looked["loss_max"]
+    assert looked["targets_per_row"] >= 1
+    assert len(health["modules"]) == 4
+    for module in health["modules"].values():
+        assert module["inputs"]["rung"] == module["gradients"]["rung"] == "float64"
+        assert module["inputs"]["rank"] <= module["inputs"]["size"]
+        assert 0 <= module["spectrum"]["damped"] <= 1
+    assert health["decisions"] == []
+
+
+def test_fewer_rows_are_a_keyed_choice_of_the_pool(opened: Opened, pool: Pool) -> None:
+    few, more = (chosen(opened, pool, replace(HOOKS, rows=n)) for n in (10, 20))
+
+    assert len(few) == 10
+    assert set(few) < set(more)
+    assert (np.diff(few) > 0).all()
+    assert list(few) != list(range(10))
+    with pytest.raises(SpecError, match=rf"factors\.rows: 500, but the pool has {len(pool)} rows"):
+        chosen(opened, pool, replace(HOOKS, rows=500))
+
+
+def moved(opened: Opened) -> Opened:
+    """Return the run with one weight changed."""
+    from copy import deepcopy
+
+    model = deepcopy(opened.view.model)
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1e-3
+    view = replace(opened.view, model=model)
+    return replace(opened, view=view, model_id=weights_id(model))
+
+
+def test_stale_factors_are_refused_by_what_has_changed(
+    opened: Opened, pool: Pool, tmp_path: Path
+) -> None:
+    places = Places(tmp_path, "x")
+    with pytest.raises(SpecError, match="no factors; run `steelyard attribute fit`"):
+        fit.open_factors(opened, pool, HOOKS, places)
+    fit.fit(opened, pool, HOOKS, places, say=silence)
+    other = moved(opened)
+
+    changed = rf"the model's weights was {opened.model_id} and is {other.model_id}; run"
+    with pytest.raises(SpecError, match=changed):
+        fit.open_factors(other, pool, HOOKS, places)
+    with pytest.raises(SpecError, match=r"no factors; those that are there: the rows was \w+ and"):
+        fit.open_factors(opened, pool.only(range(20)), HOOKS, places)
+    with pytest.raises(SpecError, match=r"factors\.labels was sampled and is empirical"):
+        fit.open_factors(opened, pool, replace(HOOKS, labels="empirical"), places)
+    assert fit.key(other, pool, HOOKS) != fit.key(opened, pool, HOOKS)
+
+
+def test_a_folder_that_holds_something_else_is_stale(
+    opened: Opened, pool: Pool, tmp_path: Path
+) -> None:
+    """A copied folder, or an engine that was renewed under the same name."""
+    places = Places(tmp_path, "x")
+    folder = fit.fit(opened, pool, HOOKS, places, say=silence)
+    about = json.loads((folder / "about.json").read_text())
+    about["parts"]["engine"]["torch"] = "1.0"
+    (folder / "about.json").write_text(json.dumps(about))
+
+    with pytest.raises(SpecError, match=r"stale: the engine was .*'1\.0'.* and is"):
+        fit.open_factors(opened, pool, HOOKS, places)
+
+
+@pytest.mark.parametrize("modules", ["mlp", "linear", r"h\.1\.mlp\.c_fc"])
+def test_modules_are_chosen_by_name(
+    modules: str, opened: Opened, pool: Pool, tmp_path: Path
+) -> None:
+    few = pool.only(range(8))
+    state = fitted(opened, few, replace(HOOKS, modules=(modules,)), tmp_path)
+
+    names = {name.removeprefix("lambda:") for name in state if name.startswith("lambda:")}
+    assert len(names) == {"mlp": 4, "linear": 8}.get(modules, 1)
+    with pytest.raises(SpecError, match=r"factors\.modules: 'gate' matches nothing"):
+        fitted(opened, few, replace(HOOKS, modules=("gate",)), tmp_path)
+
+
+def test_the_trace_ridge_is_on_the_covariances_and_leaves_lambda(
+    opened: Opened, pool: Pool, tmp_path: Path
+) -> None:
+    """Eigenvalues rise by the same share of the trace; what ekfac inverts is measured after."""
+    few = pool.only(range(12))
+    plain, ridged = (
+        fitted(opened, few, replace(HOOKS, trace_ridge=ridge), tmp_path) for ridge in (0.0, 0.2)
+    )
+
+    for name in (name for name in plain if name.startswith(("A_val", "G_val"))):
+        wanted = plain[name].double() + 0.2 * plain[name].double().sum()
+        torch.testing.assert_close(ridged[name].double(), wanted, rtol=1e-4, atol=0)
+    for name in (name for name in plain if name.startswith("lambda")):
+        total = plain[name].sum()
+        torch.testing.assert_close(ridged[name].sum(), total, rtol=1e-3, atol=0)
+
+
+def test_rows_reach_kronfluence_by_other_processes(
+    opened: Opened, pool: Pool, tmp_path: Path
+) -> None:
+    few = pool.only(range(8))
+    one = Factors(strategy="diagonal", fitter="kronfluence", data_partitions=1)
+
+    found = fitted(opened, few, replace(one, workers=1), tmp_path)
+
+    wanted = fitted(opened, few, one, tmp_path / "other")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"precision": "float16"}, r"precision: float16 overflows .* use \"bfloat16\""),
+        ({"workers": 2, "fitter": "hooks"}, "workers: hooks read rows from mapped memory"),
+        ({"trace_ridge": 0.1, "strategy": "diagonal"}, "trace_ridge: diagonal has no covariance"),
+        ({"data_partitions": 0}, "greater than 0"),
+        ({"on_nonfinite": "clip"}, "'error', 'retry-float32', 'more-damping' or 'mask'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: Any, told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Factors(**settings)
