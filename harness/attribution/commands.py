@@ -81,14 +81,14 @@ def carry_out(command: Any, overrides: Sequence[str], prog: str, console: Consol
 
 
 def _train(desk: Desk) -> None:
-    from harness.attribution.train import LOOKS, train
+    from harness.attribution.train import train
 
     mode = desk.command.wandb_mode
     chosen = train(desk.spec, desk.places, desk.progress, desk.say, mode)
     curves = importlib.import_module("reports.attribution.curves")
     for text in curves.readings(chosen.folder):
         desk.say(f"- {text}")
-    looks, name = desk.places.root / LOOKS, desk.spec.name
+    looks, name = desk.places.looks(chosen.folder.name), desk.spec.name
     page = curves.write(chosen.folder, looks, desk.places.pages, name, chosen.step)
     loss = "" if chosen.validation_loss is None else f", validation {chosen.validation_loss:.3f}"
     desk.say(f"attributed: step {chosen.step}{loss} of {chosen.folder}")

@@ -29,6 +29,10 @@ class Places:
         """What was trained, and which checkpoint is attributed: written by `train`."""
         return self.root / STATE
 
+    def looks(self, run_id: str) -> Path:
+        """Memory and the clock while a run was trained, one JSON object a line."""
+        return self.root / f"looks-{run_id}.jsonl"
+
     def factors(self, key: str) -> Path:
         """Fitted factors, their stages and health."""
         return self.root / "factors" / key

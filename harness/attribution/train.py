@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 ARM = "fine-tuned"
-LOOKS = "looks.jsonl"
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def _ensure(spec: Attribution, run: RunSpec, desk: _Desk) -> Path:
     """Return the folder of the run, finished: from disk, resumed, or trained now."""
     from harness.runner import Runner
 
-    out, looks = desk.places.out, desk.places.root / LOOKS
+    out, looks = desk.places.out, desk.places.looks(run.run_id)
     with desk.progress.track(run.num_steps, "train") as advance:
         watch = FineTuning(run, spec.name, desk.mirror, looks, advance)
         every = _as_ablation(spec, 1).checkpoint

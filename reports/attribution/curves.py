@@ -17,6 +17,10 @@ from reports.attribution import learning
 from reports.figures import Panel, panel
 
 TRAINING, VALIDATION, QUIET = "#2f6fb0", "#c2571a", "#8a8a8a"
+KEYS = [
+    {"label": "training, each step faint", "color": TRAINING, "dash": "none"},
+    {"label": "validation, ringed where attributed", "color": VALIDATION, "dash": "none"},
+]
 MAX_POINTS = 2000
 
 
@@ -48,6 +52,7 @@ def write(run: Path, looks: Path, out: Path, name: str, chosen: int) -> Path:
         "facts": learning.summary(header, validation),
         "readings": readings,
         "panels": panels,
+        "keys": KEYS,
     }
     out.mkdir(parents=True, exist_ok=True)
     path = out / "curves.html"
@@ -69,7 +74,9 @@ def readings(run: Path) -> list[str]:
 def _looks(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    found = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    last = {look["step"]: look for look in found}  # a run that was resumed takes steps again
+    return [last[step] for step in sorted(last)]
 
 
 def _thinned(count: int) -> np.ndarray[Any, Any]:
@@ -117,8 +124,10 @@ def _losses(steps: list[dict[str, Any]], validation: dict[int, float], chosen: i
             marker={"size": 13, "symbol": "circle-open", "color": VALIDATION},
             hovertemplate=f"step {chosen} is attributed<extra></extra>",
         )
-    figure.update_layout(hovermode="x unified", showlegend=True)
+    figure.update_layout(hovermode="x unified")
     figure.update_xaxes(title_text="step", rangemode="tozero")
+    if losses.min() > 0 and losses.max() > 10 * losses.min():
+        figure.update_yaxes(type="log")
     first, last = losses[:width].mean(), losses[-width:].mean()
     alt = f"Training loss from {first:.3f} to {last:.3f} nats per token"
     if validation:
