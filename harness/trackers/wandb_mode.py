@@ -82,7 +82,7 @@ def resolve_wandb_mode(
 
 def why_unreachable(urls: Sequence[str], seconds: float = _PATIENCE_SECONDS) -> str | None:
     """Return why none of `urls` answers a question; None where one does, even with a no."""
-    reasons = [f"no answer from {urls[0]} within {seconds:g} s"]
+    reasons = [_silence(urls[0], seconds)]
     outcomes: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     for url in urls:  # in threads, because looking up a name heeds no time limit
         ask = partial(_ask, url.rstrip("/"), seconds, outcomes)
@@ -97,6 +97,10 @@ def why_unreachable(urls: Sequence[str], seconds: float = _PATIENCE_SECONDS) -> 
     return reasons[-1]
 
 
+def _silence(url: str, seconds: float) -> str:
+    return f"no answer from {url} within {seconds:g} s"
+
+
 def _ask(url: str, seconds: float, outcomes: queue.SimpleQueue[str | None]) -> None:
     """Put None for an answer, or why there was none."""
     from urllib.error import HTTPError
@@ -108,6 +112,8 @@ def _ask(url: str, seconds: float, outcomes: queue.SimpleQueue[str | None]) -> N
         urlopen(request, timeout=seconds).close()
     except HTTPError:
         outcomes.put(None)  # it answers; whether it lets us in is between it and the SDK
+    except TimeoutError:  # a busy machine may hear of it before the deadline here
+        outcomes.put(_silence(url, seconds))
     except Exception as error:
         # Certificates of a place of one's own may be known to the SDK and not to Python.
         outcomes.put(None if "CERTIFICATE" in str(error) else f"{url}: {first_line(error)}")
