@@ -95,6 +95,14 @@ def _train(desk: Desk) -> None:
     desk.say(f"curves: {page}")
 
 
+def _fit(desk: Desk) -> None:
+    from harness.attribution.fit import fit
+
+    folder = fit(desk.opened, desk.pool, desk.spec.factors, desk.places, desk.progress, desk.say)
+    desk.say(f"factors: {folder}")
+
+
 DOING: dict[type, Callable[[Desk], None]] = {
     forms.AttributeTrain: _train,
+    forms.AttributeFit: _fit,
 }
