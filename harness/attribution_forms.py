@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from harness.forms import WandbMode, positional
 
@@ -41,6 +41,9 @@ class AttributeFit(_Staged):
 
     Example: steelyard attribute fit sweeps/attribution/demo.toml --out runs/attribution
     """
+
+    on_nonfinite: Literal["error", "retry-float32", "more-damping", "mask"] | None = None
+    """What follows NaN or infinity, in place of the spec's factors.on_nonfinite; recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)

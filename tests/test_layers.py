@@ -64,6 +64,7 @@ ONE_DOOR = {
     },
     "matplotlib": {"reports/pictures.py"},
     "rich": {
+        "harness/attribution/health_table.py",
         "harness/cli.py",
         "harness/commands/doctor.py",
         "harness/commands/init.py",

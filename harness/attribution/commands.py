@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,8 +98,13 @@ def _train(desk: Desk) -> None:
 
 def _fit(desk: Desk) -> None:
     from harness.attribution.fit import fit
+    from harness.attribution.health_table import health_table
 
-    folder = fit(desk.opened, desk.pool, desk.spec.factors, desk.places, desk.progress, desk.say)
+    factors, choice = desk.spec.factors, desk.command.on_nonfinite
+    if choice is not None:
+        factors = replace(factors, on_nonfinite=choice)
+    folder = fit(desk.opened, desk.pool, factors, desk.places, desk.progress, desk.say)
+    desk.console.print(health_table(folder))
     desk.say(f"factors: {folder}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from rich.console import Console
 from torch import Tensor
 
 from harness.attribution import fit
 from harness.attribution.fit_key import chosen
 from harness.attribution.fit_spec import Factors
+from harness.attribution.health_table import health_table
 from harness.attribution.opened import Opened, weights_id
 from harness.attribution.places import Places
 from harness.attribution.progress import SILENT
@@ -211,3 +214,23 @@ def test_rows_reach_kronfluence_by_other_processes(
 def test_settings_that_cannot_be_are_refused(settings: Any, told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         Factors(**settings)
+
+
+@pytest.mark.parametrize("strategy", ["ekfac", "diagonal", "identity"])
+def test_the_health_is_a_table_with_what_was_done(
+    strategy: Any, opened: Opened, pool: Pool, tmp_path: Path
+) -> None:
+    few = pool.only(range(8))
+    factors = replace(HOOKS, strategy=strategy)
+    folder = fit.fit(opened, few, factors, Places(tmp_path, "x"), say=silence)
+    health = json.loads((folder / "health.json").read_text())
+    done = {"action": "mask", "stage": "lambda", "what": "left out row 3", "because": "NaN"}
+    (folder / "health.json").write_text(json.dumps(health | {"decisions": [done]}))
+    told = io.StringIO()
+
+    Console(file=told, width=160).print(health_table(folder))
+
+    text = told.getvalue()
+    assert "mask: left out row 3, because NaN" in text
+    assert text.count("transformer.h.") == (0 if strategy == "identity" else 4)
+    assert ("float64" in text) is (strategy == "ekfac")
