@@ -2,7 +2,8 @@
 
 Attribution is judged by retraining, and what is retrained on has to be exact and cheap: no corpus
 is built anew, so the tokenizer and every row that is left alone stay as they were, to the token.
-Answers and planted rows exist where a row is a document with a prompt; a choice of rows, anywhere.
+Rows are planted where a row is a document, answers changed where it has a prompt; a choice of rows
+can be made anywhere.
 """
 
 from __future__ import annotations
@@ -79,13 +80,17 @@ def edited(shelf: Shelf, edit: Edit, store: TokenStore) -> Shelf | Chosen:
     ValueError where a row or a domain is not there, where a domain would be empty, or where rows
     without prompts are to be answered otherwise.
     """
-    for name in {*edit.only, *edit.answers, *edit.planted} - set(shelf.streams):
+    named = {*edit.only, *edit.silent, *edit.answers, *edit.planted}
+    for name in sorted(named - set(shelf.streams)):
         raise ValueError(f"edit: {name!r} is no trained domain")
     for name in sorted({*edit.answers, *edit.planted}):
-        if not isinstance(shelf, DocumentShelf) or name not in shelf.masks:
+        asked = name in edit.answers or any(prompt for prompt, _ in edit.planted[name])
+        if not isinstance(shelf, DocumentShelf) or (asked and name not in shelf.masks):
             why = f"the rows of {name!r} are no prompts with answers"
             raise ValueError(f"edit: {why}; set batch.pack = false, and prompt and answer")
         shelf = _rewritten(shelf, name, edit, store)
+    for name, silent in edit.silent.items():
+        shelf = _silenced(shelf, name, np.array(silent, dtype=np.int64))
     if not edit.only:
         return shelf
     rows = {name: np.array(chosen, dtype=np.int64) for name, chosen in edit.only.items()}
@@ -101,6 +106,21 @@ def _check(name: str, rows: NDArray[np.int64], size: int) -> None:
         raise ValueError(f"edit: {name!r} has rows 0 to {size - 1}, not {rows.min()}..{rows.max()}")
 
 
+def _silenced(shelf: Shelf, name: str, rows: NDArray[np.int64]) -> Shelf:
+    """Return the shelf with rows of one domain whose targets do not count."""
+    if not len(rows):
+        return shelf
+    _check(name, rows, shelf.num_rows(name))
+    size = len(shelf.streams[name])
+    mask = np.array(shelf.masks[name]) if name in shelf.masks else np.ones(size, dtype=np.bool_)
+    for row in rows:
+        first, targets = shelf.span(name, int(row))
+        mask[first + 1 : first + targets + 1] = False
+    if not replace(shelf, masks={name: mask}).telling_rows(name).size:
+        raise ValueError(f"edit.silent: no row of {name!r} is left")
+    return replace(shelf, masks={**shelf.masks, name: mask})
+
+
 def _rewritten(shelf: DocumentShelf, name: str, edit: Edit, store: TokenStore) -> DocumentShelf:
     """Return the shelf with one domain's stream written anew."""
     documents = [_document(shelf, name, row) for row in range(shelf.num_rows(name))]
@@ -112,22 +132,22 @@ def _rewritten(shelf: DocumentShelf, name: str, edit: Edit, store: TokenStore) -
         documents[row] = np.concatenate([prompt[:size], answer[cut:]]), size
     documents += _planted(edit.planted.get(name, ()), store)
     sizes = np.array([len(tokens) for tokens, _ in documents])
-    mask = np.concatenate([np.arange(len(tokens)) >= size for tokens, size in documents])
-    stream = np.concatenate([tokens for tokens, _ in documents])
-    return replace(
-        shelf,
-        streams={**shelf.streams, name: stream},
-        masks={**shelf.masks, name: mask},
-        starts={**shelf.starts, name: np.cumsum(sizes) - sizes},
-    )
+    masks = dict(shelf.masks)
+    if name in masks:
+        counted = [np.arange(len(tokens)) >= size for tokens, size in documents]
+        masks[name] = np.concatenate(counted)
+    streams = {**shelf.streams, name: np.concatenate([tokens for tokens, _ in documents])}
+    starts = {**shelf.starts, name: np.cumsum(sizes) - sizes}
+    return replace(shelf, streams=streams, masks=masks, starts=starts)
 
 
 def _document(shelf: DocumentShelf, name: str, row: int) -> Document:
     """Return a document, whole: the cut after a row's targets comes later."""
     starts, stream = shelf.starts[name], shelf.streams[name]
     end = int(starts[row + 1]) if row + 1 < len(starts) else len(stream)
-    counted = np.asarray(shelf.masks[name][int(starts[row]) : end])
-    return np.asarray(stream[int(starts[row]) : end], dtype=np.int64), int((~counted).sum())
+    span = slice(int(starts[row]), end)
+    prompt = int((~shelf.masks[name][span]).sum()) if name in shelf.masks else 0
+    return np.asarray(stream[span], dtype=np.int64), prompt
 
 
 def _planted(pairs: tuple[tuple[str, str], ...], store: TokenStore) -> list[Document]:

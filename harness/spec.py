@@ -490,6 +490,9 @@ class Edit:
 
     only: dict[Name, tuple[int, ...]] = Field(default_factory=dict)
     """Rows that may be drawn, by domain; planted ones are numbered after the corpus's own."""
+    silent: dict[Name, tuple[int, ...]] = Field(default_factory=dict)
+    """Rows that are drawn in their places and count nothing: all others then come in the very
+    order in which the unedited run has them."""
     answers: dict[Name, tuple[tuple[int, int], ...]] = Field(default_factory=dict)
     """(row, row whose answer it is given): labels that are wrong on purpose."""
     planted: dict[Name, tuple[tuple[str, str], ...]] = Field(default_factory=dict)

@@ -88,7 +88,7 @@ def _of_prompts(opened: Opened, spec: PromptQueries, say: Say) -> Queries:
                 say(
                     f"queries: the model says nothing to prompt {number}; its end of text is scored"
                 )
-    return _encoded(opened, asked, [f"prompt-{i:03}" for i in range(1, len(asked) + 1)])
+    return encoded(opened, asked, [f"prompt-{i:03}" for i in range(1, len(asked) + 1)])
 
 
 def read_prompts(spec: PromptQueries) -> list[Asked]:
@@ -125,7 +125,7 @@ def _of_source(opened: Opened, spec: SourceQueries) -> Queries:
     if not documents:
         raise SpecError("queries.source: holds no text; give another")
     asked = [Asked(d.text[: d.prompt_chars], d.text[d.prompt_chars :]) for d in documents]
-    return _encoded(opened, asked, [f"query-{i:03}" for i in range(1, len(asked) + 1)])
+    return encoded(opened, asked, [f"query-{i:03}" for i in range(1, len(asked) + 1)])
 
 
 def _held_back(source: FilesDomain | HubDomain) -> FilesDomain | HubDomain:
@@ -136,7 +136,7 @@ def _held_back(source: FilesDomain | HubDomain) -> FilesDomain | HubDomain:
     return replace(source, splits=source.splits or {"heldout": source.split}, train=False)
 
 
-def _encoded(opened: Opened, asked: Sequence[Asked], names: Sequence[str]) -> Queries:
+def encoded(opened: Opened, asked: Sequence[Asked], names: Sequence[str]) -> Queries:
     """Return texts as rows of the run's own length; a plain text's first token is no target."""
     tokenizer, end = opened.tokenizer, int(opened.store.manifest["tokenizer"]["end_of_text"])
     width = opened.view.stream.train.tokens  # type: ignore[attr-defined]

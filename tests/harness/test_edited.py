@@ -78,6 +78,26 @@ def test_text_is_in_proportion_to_the_targets_that_are_kept(store: TokenStore) -
     assert every.num_tokens(name) == shelf.num_tokens(name) == len(shelf.streams[name])
 
 
+@pytest.mark.parametrize("pack", [True, False])
+def test_silent_rows_keep_their_places_and_have_no_targets(pack: bool, store: TokenStore) -> None:
+    shelf = open_shelf(store, "train", store.trained, Batching(tokens=32, pack=pack))
+    name, other = store.trained[:2]
+    size = shelf.num_rows(name)
+
+    found = edited(shelf, Edit(silent={name: (4, 0)}), store)
+
+    picks = [(name, row) for row in range(size)] + [(other, 0)]
+    one, two = (s.batch(picks, store.trained, "cpu") for s in (found, shelf))
+    assert torch.equal(one.inputs, two.inputs)
+    assert torch.equal(one.targets, two.targets)
+    quiet = torch.zeros(size + 1, dtype=torch.bool)
+    quiet[[4, 0]] = True
+    assert not one.mask[quiet].any()
+    assert torch.equal(one.mask[~quiet], two.mask[~quiet])
+    assert found.telling_rows(name).tolist() == [r for r in range(size) if r not in (0, 4)]
+    assert found.num_tokens(name) == shelf.num_tokens(name)
+
+
 def test_a_row_is_given_anothers_answer_and_keeps_its_prompt(answered: TokenStore) -> None:
     shelf = of_documents(answered)
 
@@ -119,6 +139,7 @@ def test_planted_rows_follow_the_corpuss_own(answered: TokenStore) -> None:
     [
         (Edit(only={"nowhere": (0,)}), "'nowhere' is no trained domain"),
         (Edit(only={QA: ()}), "no row of 'qa' is left"),
+        (Edit(silent={QA: (999,)}), "not 999"),
         (Edit(only={QA: (0, 999)}), r"'qa' has rows 0 to \d+, not 0\.\.999"),
         (Edit(answers={QA: ((0, -1),)}), "not -1"),
     ],
@@ -128,6 +149,14 @@ def test_what_is_not_there_is_an_error(edit: Edit, message: str, answered: Token
         edited(of_documents(answered), edit, answered)
 
 
+def test_a_domain_cannot_be_silenced_whole(answered: TokenStore) -> None:
+    shelf = of_documents(answered)
+    every = Edit(silent={QA: tuple(range(shelf.num_rows(QA)))})
+
+    with pytest.raises(ValueError, match="no row of 'qa' is left"):
+        edited(shelf, every, answered)
+
+
 def test_plain_text_has_no_answers_to_change(store: TokenStore) -> None:
     shelf, name = of_documents(store), store.trained[0]
 
@@ -135,6 +164,11 @@ def test_plain_text_has_no_answers_to_change(store: TokenStore) -> None:
         edited(shelf, Edit(answers={name: ((0, 1),)}), store)
     with pytest.raises(ValueError, match="no prompts with answers"):
         edited(shelf, Edit(planted={name: (("a", "b"),)}), store)
+    size = shelf.num_rows(name)
+    found = edited(shelf, Edit(planted={name: (("", "two words"),)}), store)
+    assert found.num_rows(name) == size + 1
+    assert targets(found, 3, name) == targets(shelf, 3, name)
+    assert len(targets(found, size, name)) >= 1
 
 
 def test_no_run_changes_its_id_and_each_edit_has_its_own(store: TokenStore) -> None:

@@ -119,6 +119,7 @@ CHANGED: dict[type[Any], dict[str, Any]] = {
     },
     Edit: {
         "only": {"a": (1, 0)},
+        "silent": {"a": (2,)},
         "answers": {"a": ((0, 1),)},
         "planted": {"a": (("who?", "me"),)},
     },

@@ -64,6 +64,16 @@ def find(name: str, domain: HubDomain, hashes: ContentHashes) -> Source:
     )
 
 
+def read_rows(where: str, domain: HubDomain, wanted: frozenset[str]) -> Iterator[Any]:
+    """Return the rows of `domain.split` as they are; a SpecError speaks of the key `where`."""
+    try:
+        is_folder = Path(domain.dataset).expanduser().is_dir()
+        commit = None if is_folder else _resolve("", domain)
+        return iter(_load("", domain, "split", domain.split, domain.dataset, commit, wanted))
+    except SpecError as error:
+        raise SpecError(str(error).replace("domains.", where, 1)) from None
+
+
 def _splits(name: str, domain: HubDomain) -> dict[str, str | None]:
     """Return our split of each split on the hub; None for one that we cut."""
     if not domain.splits:

@@ -1,0 +1,132 @@
+"""What every part of an evaluation needs: the run, its rows, its queries, the scores to be judged.
+
+Scores of an estimator come from its store, made first if it is not there; baselines have none and
+are computed anew, which takes seconds. All are [N, Q], positive where a row is said to help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from harness.attribution.evaluation.baselines import BASELINES
+from harness.attribution.evaluation.retraining import Retraining, begin
+from harness.errors import SpecError
+from harness.identity import digest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from harness.attribution.evaluate_spec import Evaluating
+    from harness.attribution.opened import Opened
+    from harness.attribution.places import Places
+    from harness.attribution.progress import Progress
+    from harness.attribution.rows import Pool, Queries
+    from harness.attribution.spec import Attribution
+
+Say = Callable[[str], None]
+Found = dict[str, Any]
+"""What a part has measured: plain JSON values."""
+
+
+class Scorer(Protocol):
+    """Where estimators' scores come from."""
+
+    def scores(
+        self, label: str, opened: Opened, pool: Pool, queries: Queries
+    ) -> NDArray[np.float32]:
+        """Return the scores [N, Q] of an estimator on a run's rows."""
+
+    def own(
+        self, label: str, opened: Opened, pool: Pool, queries: Queries
+    ) -> NDArray[np.float32] | None:
+        """Return each row's score on itself [N]; None where that says nothing, as of a cosine."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """An attribution that is judged."""
+
+    opened: Opened
+    pool: Pool
+    queries: Queries
+    spec: Attribution
+    places: Places
+    progress: Progress
+    say: Say
+    scorer: Scorer
+    _scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def options(self) -> Evaluating:
+        """The spec's table [evaluate]."""
+        return self.spec.evaluate
+
+    @property
+    def estimators(self) -> tuple[str, ...]:
+        """Labels of the estimators that are judged; SpecError for one that [scores] lacks."""
+        known = tuple(self.spec.scores.estimators)
+        for label in self.options.estimators:
+            if label not in known:
+                raise SpecError(
+                    f"evaluate.estimators: {label!r} is none of scores.estimators "
+                    f"({', '.join(known)}); add it there"
+                )
+        return self.options.estimators or known
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Estimators, then baselines."""
+        return (*self.estimators, *self.options.baselines)
+
+    def scores(self, label: str) -> NDArray[np.float64]:
+        """Return the scores [N, Q] of an estimator or a baseline."""
+        if label not in self._scores:
+            self._scores[label] = self.scores_on(label, self.opened, self.pool, self.queries)
+        return self._scores[label]
+
+    def scores_on(
+        self, label: str, opened: Opened, pool: Pool, queries: Queries
+    ) -> NDArray[np.float64]:
+        """Return scores [N, Q] on a run's rows; FloatingPointError where one is not finite."""
+        if label in BASELINES:
+            found = BASELINES[label](opened, pool, queries, self.options.seed)
+        else:
+            found = self.scorer.scores(label, opened, pool, queries)
+        scores = np.asarray(found, dtype=np.float64)
+        assert scores.shape == (len(pool), len(queries)), (label, scores.shape)
+        bad = np.argwhere(~np.isfinite(scores))
+        if len(bad):
+            row, query = bad[0]
+            where = f"{label}: {len(bad)} scores are not finite, the first of row {row}"
+            raise FloatingPointError(f"{where} for query {queries.names[query]}")
+        return scores
+
+    def self_influence(self, label: str, opened: Opened, pool: Pool) -> NDArray[np.float64] | None:
+        """Return each row's score on itself [N] in another run, where the estimator has one."""
+        all_of_them, few = self.queries, slice(0, 2)  # scores of queries are not what is asked for
+        batch, shown = all_of_them.batch.select(few), all_of_them.shown[few]
+        key = digest([all_of_them.id, "the first two"])
+        queries = replace(
+            all_of_them, batch=batch, shown=shown, names=all_of_them.names[few], id=key
+        )
+        found = self.scorer.own(label, opened, pool, queries)
+        if found is None:
+            return None
+        if not np.isfinite(found).all():
+            raise FloatingPointError(f"{label}: a row's score on itself is not finite")
+        return np.asarray(found, dtype=np.float64)
+
+    def retraining(self) -> Retraining:
+        """Return what trains the run again."""
+        jobs = self.options.jobs
+        return begin(self.opened, self.places, jobs, self.progress, self.say)
+
+    def refuse_too_many(self, key: str, count: int) -> None:
+        """SpecError where more rows are asked for than half of the pool."""
+        if count > len(self.pool) // 2:
+            why = f"{count} rows, and the pool has {len(self.pool)}"
+            raise SpecError(f"evaluate.{key}: {why}; at most half of them")

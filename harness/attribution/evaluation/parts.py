@@ -1,0 +1,140 @@
+"""Every part of an evaluation, found or measured, and the file that says which are current.
+
+A part is one JSON file named by the digest of all that it depends on, so that a changed option
+repeats the parts that it is about and no other. Inside of a part, retrainings and their losses are
+found one by one: what is killed goes on where it was.
+
+    parts/PART-KEY.json   numbers as they were measured, without statistics
+    losses/QUERIES/RUN.json   mean loss of each query under one retraining
+    index.json            which files a report shows
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.attribution.evaluation import (
+    choosing,
+    mislabelled,
+    planted,
+    removal,
+    side_by_side,
+    subsets,
+    tail_patch,
+)
+from harness.attribution.evaluation.judged import Found, Judged
+from harness.attribution.evaluation.scoring import Stores
+from harness.files import read_json, write_json
+from harness.identity import digest, to_json
+
+if TYPE_CHECKING:
+    from harness.attribution.evaluate_spec import Part
+    from harness.attribution.evaluation.judged import Say, Scorer
+    from harness.attribution.opened import Opened
+    from harness.attribution.places import Places
+    from harness.attribution.progress import Progress
+    from harness.attribution.rows import Pool, Queries
+    from harness.attribution.spec import Attribution
+
+INDEX = "index.json"
+FORMAT = 1  # of a part's file; raise it whenever equal options give other numbers
+
+MEASURES: dict[Part, Callable[[Judged], Found]] = {
+    "lds": subsets.measure,
+    "removal": removal.measure,
+    "tail_patch": tail_patch.measure,
+    "mislabelled": mislabelled.measure,
+    "planted": planted.measure,
+    "answers": side_by_side.measure,
+    "choice": choosing.measure,
+}
+# Options that a part depends on, beside the run, its rows, the queries, and the seed of draws.
+OPTIONS: dict[Part, tuple[str, ...]] = {
+    "lds": ("baselines", "subsets", "share", "replicas", "order"),
+    "removal": ("baselines", "removed", "groups", "removal_queries", "replicas", "order"),
+    "tail_patch": ("baselines", "patched", "patch_rate"),
+    "mislabelled": ("mislabelled",),
+    "planted": ("baselines", "facts", "copies"),
+    "answers": ("prompts", "max_new_tokens", "runs"),
+    "choice": ("choice", "runs", "lm_eval"),
+}
+UNSCORED = ("choice",)  # parts that no estimator plays a part in
+
+
+def evaluate(
+    opened: Opened,
+    pool: Pool,
+    queries: Queries,
+    spec: Attribution,
+    places: Places,
+    progress: Progress,
+    say: Say,
+    scorer: Scorer | None = None,
+) -> Path:
+    """Measure every part that the spec asks for; return the folder of their files.
+
+    `scorer` gives estimators' scores; by default from their stores, which are made if need be.
+    """
+    if scorer is None:
+        scorer = Stores(spec, places, progress, say)
+    judged = Judged(opened, pool, queries, spec, places, progress, say, scorer)
+    labels = {"estimators": judged.estimators, "baselines": spec.evaluate.baselines}
+    folder = places.evaluation
+    (folder / "parts").mkdir(parents=True, exist_ok=True)
+    files = {}
+    for part in dict.fromkeys(spec.evaluate.parts):
+        key = part_key(judged, part)
+        path = folder / "parts" / f"{part}-{key}.json"
+        if path.exists():
+            say(f"{part}: found measured ({key})")
+        else:
+            started = time.perf_counter()
+            found = MEASURES[part](judged)
+            seconds = round(time.perf_counter() - started, 3)
+            write_json(path, {"part": part, "key": key, "seconds": seconds, **found})
+        files[part] = str(path.relative_to(folder))
+    about = {
+        "name": spec.name,
+        "run_id": opened.run_id,
+        "checkpoint": opened.checkpoint,
+        "model_id": opened.model_id,
+        "rows": len(pool),
+        "queries": list(queries.names),
+        **labels,
+    }
+    write_json(folder / INDEX, {**about, "parts": files})
+    return folder
+
+
+def part_key(judged: Judged, part: Part) -> str:
+    """Return the digest of all that a part depends on."""
+    options, opened, spec = judged.options, judged.opened, judged.spec
+    content: Found = {
+        "format": FORMAT,
+        "part": part,
+        "run": [opened.run_id, opened.checkpoint, opened.model_id],
+        "pool": judged.pool.id,
+        "queries": judged.queries.id,
+        "seed": options.seed,
+        "options": {name: to_json(getattr(options, name)) for name in OPTIONS[part]},
+    }
+    if part not in UNSCORED:
+        content["estimators"] = judged.estimators
+        content["scores"] = to_json([spec.scores, spec.factors])
+    if part == "choice" and options.choice is not None:
+        content["files"] = [_stamp(Path(p)) for p in options.choice.paths]
+    return digest(to_json(content))
+
+
+def _stamp(path: Path) -> list[str | int]:
+    """Return what changes with a file, where it is one: a pattern stands for itself."""
+    return [str(path), path.stat().st_size if path.is_file() else 0]
+
+
+def index(folder: Path) -> Found:
+    """Return what the index of an evaluation says."""
+    found: Found = read_json(folder / INDEX)
+    return found

@@ -1,0 +1,281 @@
+"""Every other part on the tiny run, and an evaluation that is found again part by part."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.attribution.evaluate_spec import Choice, Evaluating
+from harness.attribution.evaluation import (
+    choosing,
+    mislabelled,
+    models,
+    planted,
+    side_by_side,
+    tail_patch,
+)
+from harness.attribution.evaluation.answers import generate
+from harness.attribution.evaluation.judged import Judged
+from harness.attribution.evaluation.metrics import measured
+from harness.attribution.evaluation.parts import INDEX, evaluate, part_key
+from harness.attribution.places import Places
+from harness.attribution.query_spec import PromptQueries
+from harness.attribution.rows import Queries
+from harness.attribution.spec import Attribution
+from harness.errors import SpecError
+from harness.files import read_json
+from tests.harness.attribution.conftest import TinyRun
+from tests.harness.attribution.evaluation.conftest import Direct, Judge
+
+
+def of(judged: Judged, queries: Queries) -> Judged:
+    """Return the same with other queries."""
+    return replace(judged, queries=queries, _scores={})
+
+
+def some(judged: Judged, count: int) -> Judged:
+    """Return the same with its first queries alone."""
+    few, own = slice(0, count), judged.queries
+    batch = own.batch.select(few)
+    return of(judged, Queries(batch, own.shown[few], own.names[few], f"first-{count}"))
+
+
+def test_a_step_on_a_row_makes_it_likelier_and_leaves_the_run_as_it_was(judge: Judge) -> None:
+    """The query is a train row itself, and the row that helps it most is that row."""
+    judged = judge(patched=1, baselines=())
+    pool, wanted = judged.pool, [3, 8, 20]
+    shown = tuple(pool.shown(i) for i in wanted)
+    judged = of(judged, Queries(pool.batch(wanted), shown, ("a", "b", "c"), "own rows"))
+    model, optimizer = judged.opened.view.model, judged.opened.view.optimizer
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    moments = [s["exp_avg"].clone() for s in optimizer.state_dict()["state"].values()]
+
+    found = tail_patch.measure(judged)
+
+    gains, control = found["gains"], np.array(found["control"])
+    assert set(gains) == {"grad_dot", "backwards"}
+    assert control.shape == (3, 3)
+    assert np.mean(gains["grad_dot"]) > control.mean() > np.mean(gains["backwards"])
+    assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
+    after = [s["exp_avg"] for s in optimizer.state_dict()["state"].values()]
+    assert all(torch.equal(one, other) for one, other in zip(moments, after, strict=True))
+
+
+def test_the_step_is_the_runs_own(judge: Judge) -> None:
+    """AdamW by hand from the checkpoint's moments, clipped as the run was."""
+    judged = judge()
+    view, spec = judged.opened.view, judged.retraining().spec
+    patch = tail_patch.Patch(view.model, view.optimizer, spec, rate=1e-2)
+    rows = judged.pool.batch([1, 2])
+
+    found = patch.loss_after(rows, rows.select(slice(0, 1)))
+
+    names = [name for name, _ in view.model.named_parameters()]
+    gradient = view.gradient(rows)
+    size = torch.stack([g.norm() for g in gradient.values()]).norm()
+    scale = min(1.0, spec.optimizer.clip / (float(size) + 1e-6)) if spec.optimizer.clip else 1.0
+    order = [p for group in view.optimizer.param_groups for p in group["params"]]
+    state = {id(p): view.optimizer.state[p] for p in order}
+    one, two = spec.optimizer.betas
+    moved = {}
+    for name, p in view.model.named_parameters():
+        own, g = state[id(p)], gradient[name] * scale
+        step = int(own["step"]) + 1
+        mean = (own["exp_avg"] * one + (1 - one) * g) / (1 - one**step)
+        square = (own["exp_avg_sq"] * two + (1 - two) * g * g) / (1 - two**step)
+        decay = spec.optimizer.weight_decay if p.ndim >= 2 else 0.0
+        moved[name] = p.detach() * (1 - 1e-2 * decay) - 1e-2 * mean / (
+            square.sqrt() + spec.optimizer.eps
+        )
+    assert set(moved) == set(names)
+    along = {name: moved[name] - p.detach() for name, p in view.model.named_parameters()}
+    losses = view.token_losses(rows.select(slice(0, 1)), along=along, eps=1.0)
+    assert found == pytest.approx(float(losses.sum() / rows.mask[0].sum()), rel=1e-4)
+
+
+def test_wrong_answers_are_anothers_and_are_found_where_loss_is_high(judge: Judge) -> None:
+    judged = some(judge(mislabelled=0.2), 2)
+    pool = judged.pool
+    edit = mislabelled.wrong_answers(pool, 0.2, 0)
+
+    found = mislabelled.measure(judged)
+
+    texts = {pick: pool.shown(i).answer for i, pick in enumerate(pool.picks)}
+    pairs = edit.answers["qa"]
+    assert len(pairs) == round(0.2 * len(pool)) == len(found["wrong"])
+    assert all(texts["qa", row] != texts["qa", giver] for row, giver in pairs)
+    assert {pool.picks[i][1] for i in found["wrong"]} == {row for row, _ in pairs}
+    assert set(found["values"]) == {"loss", "grad_dot"}  # "backwards" has no score on itself
+    own = np.array(found["values"]["grad_dot"])
+    assert len(own) == len(pool)
+    assert (own > 0).all()  # a gradient's product with itself
+    assert mislabelled.ranked([1.0, 3.0, 2.0]) == [1, 2, 0]
+
+
+def test_plain_text_has_no_labels(judge: Judge) -> None:
+    class Plain:
+        picks = (("a", 0),)
+
+        def __len__(self) -> int:
+            return 1
+
+        def shown(self, _: int) -> Any:
+            from harness.attribution.rows import Shown
+
+            return Shown("", "text")
+
+    with pytest.raises(SpecError, match="rows of plain text have no labels"):
+        mislabelled.wrong_answers(Plain(), 0.5, 0)  # type: ignore[arg-type]
+
+
+def test_invented_facts_are_distinct_and_keyed() -> None:
+    facts = planted.invent(30, seed=1)
+
+    assert len({fact.name for fact in facts}) == len({fact.place for fact in facts}) == 30
+    assert planted.invent(30, seed=1) == facts
+    assert planted.invent(30, seed=2) != facts
+    pairs = planted.stated(facts[:2], 3, has_prompts=True)
+    assert len(pairs) == 6
+    assert all(facts[0].name in prompt and facts[0].place in answer for prompt, answer in pairs[:3])
+    joined = planted.stated(facts[:1], 1, has_prompts=False)
+    assert joined == (("", "".join(pairs[0])),)
+
+
+def test_planted_facts_are_trained_on_and_their_ranks_are_counted(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = judge(facts=3, copies=2, baselines=("bm25",))
+    with pytest.raises(SpecError, match=r"needs rows of \d\d tokens, and batch\.tokens is 24"):
+        planted.measure(judged)
+    short = (("{name} is", " {place}"), ("{name} of", " {place}"))
+    monkeypatch.setattr(planted, "STATEMENTS", short)
+    monkeypatch.setattr(planted, "QUESTION", ("{name} in", " {place}"))
+
+    found = planted.measure(judged)
+
+    assert found["rows"] == len(judged.pool) + 6
+    ranks = {label: np.array(own) for label, own in found["ranks"].items()}
+    assert {label: own.shape for label, own in ranks.items()} == {
+        label: (3, 2) for label in ("grad_dot", "backwards", "bm25")
+    }
+    assert np.array_equal(ranks["backwards"], found["rows"] + 1 - ranks["grad_dot"])
+    assert (ranks["bm25"] <= 2).all()  # an invented name is in its own rows alone
+
+
+def test_models_answer_side_by_side(judge: Judge, tiny_run: TinyRun) -> None:
+    judged = judge(prompts=3, max_new_tokens=6, runs=(str(tiny_run.folder),))
+    with pytest.raises(SpecError, match="holds no finished run"):
+        models.names(judge(runs=("nowhere",)))
+
+    judged = judge(prompts=3, max_new_tokens=6)
+    found = side_by_side.measure(judged)
+
+    assert found["models"] == ["base", "fine-tuned"]
+    assert [row["query"] for row in found["answers"]] == [
+        judged.queries.names[i] for i in (0, 2, 5)
+    ]
+    first = found["answers"][0]
+    assert first["right"] == judged.queries.shown[0].answer
+    assert set(first["metrics"]["base"]) == {"exact", "f1", "rouge1", "rouge2", "rougeL"}
+    scores = judged.scores("grad_dot")[:, 2]
+    behind = found["answers"][1]["rows"]["grad_dot"]
+    assert [tuple(row["row"]) for row in behind] == [
+        judged.pool.picks[i] for i in np.argsort(-scores)[:3]
+    ]
+    prompts = [judged.queries.shown[i].prompt for i in (0, 2, 5)]
+    said = generate(judged.opened, prompts, 6, lambda _: None)
+    assert [row["answers"]["fine-tuned"] for row in found["answers"]] == said
+    assert [row["answers"]["base"] for row in found["answers"]] != said
+    assert first["metrics"]["base"] == measured(first["answers"]["base"], first["right"])
+
+
+def test_generated_answers_have_no_right_one(judge: Judge) -> None:
+    judged = judge(prompts=2, max_new_tokens=4)
+    asked = replace(judged.spec, queries=PromptQueries(path="prompts.json"))
+
+    found = side_by_side.measure(replace(judged, spec=asked))
+
+    assert found["generated"]
+    assert all(row["right"] is None and not row["metrics"] for row in found["answers"])
+
+
+def test_every_model_chooses(judge: Judge, tmp_path: Path) -> None:
+    (tmp_path / "law_test.csv").write_text("who?,a,b,c,d,A\nwhat?,a,b,c,d,D\nwhen?,a,b,c,d,B\n")
+    judged = judge(parts=("choice",), choice=Choice(paths=(str(tmp_path / "law_test.csv"),)))
+
+    found = choosing.measure(judged)
+
+    assert found["subjects"] == ["law"] * 3
+    assert set(found["answered"]) == {"base", "fine-tuned"}
+    assert all(len(own["right"]) == len(own["nats"]) == 3 for own in found["answered"].values())
+    assert found["lm_eval"] == {}
+
+
+def test_lm_eval_that_is_not_installed_is_one_line(judge: Judge) -> None:
+    pytest.importorskip("harness.attribution.evaluation.lm_eval")
+    from importlib.util import find_spec
+
+    if find_spec("lm_eval") is not None:
+        pytest.skip("lm-evaluation-harness is installed")
+
+    with pytest.raises(SpecError, match=r'pip install "steelyard\[lm-eval\]"'):
+        choosing.measure(judge(parts=("choice",), lm_eval=("mmlu",)))
+
+
+def test_choice_needs_questions() -> None:
+    with pytest.raises(ValueError, match=r"choice needs questions; set choice\.paths"):
+        Evaluating(parts=("choice",))
+    with pytest.raises(ValueError, match="exactly one of paths and dataset"):
+        Choice()
+
+
+def test_an_evaluation_is_found_part_by_part(judge: Judge, tiny_run: TinyRun) -> None:
+    judged = some(judge(parts=("tail_patch", "answers"), max_new_tokens=3, prompts=2), 3)
+    lines: list[str] = []
+
+    def carry_out(spec: Attribution) -> tuple[Path, list[str]]:
+        scorer = Direct()
+        parts = (judged.opened, judged.pool, judged.queries, spec, judged.places, judged.progress)
+        return evaluate(*parts, lines.append, scorer), scorer.asked
+
+    folder, asked = carry_out(judged.spec)
+    first = read_json(folder / INDEX)
+    files = [json.loads((folder / name).read_text()) for name in first["parts"].values()]
+
+    assert folder == judged.places.evaluation
+    assert asked
+    assert [one["part"] for one in files] == ["tail_patch", "answers"]
+    assert first["estimators"] == ["grad_dot", "backwards"]
+    assert first["run_id"] == tiny_run.folder.name
+    assert carry_out(judged.spec)[1] == []  # nothing is scored again
+    assert lines[-2:] == [
+        f"{part}: found measured ({part_key(judged, part)})" for part in ("tail_patch", "answers")
+    ]
+    longer = replace(judged.spec, evaluate=replace(judged.options, patched=4))
+    carry_out(longer)
+    second = read_json(folder / INDEX)["parts"]
+    assert second["answers"] == first["parts"]["answers"]
+    assert second["tail_patch"] != first["parts"]["tail_patch"]
+
+
+def test_scores_that_are_not_finite_are_named(judge: Judge) -> None:
+    class Broken(Direct):
+        def scores(self, *args: Any) -> np.ndarray:
+            found = super().scores(*args)
+            found[4, 1] = np.inf
+            return found
+
+    judged = replace(judge(), scorer=Broken(), _scores={})
+
+    with pytest.raises(FloatingPointError, match="grad_dot: 1 scores are not finite, the first of"):
+        judged.scores("grad_dot")
+
+
+def test_places_are_the_attributions_own(tmp_path: Path) -> None:
+    assert Places(tmp_path, "x").evaluation == tmp_path / "attribution/x/evaluation"

@@ -1,0 +1,51 @@
+"""An evaluation whose scores come from stores: fitted and scored on the way, found afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from harness.attribution.evaluation.scoring import Stores
+from harness.attribution.fit_spec import Factors
+from harness.attribution.score_spec import Scoring
+from tests.harness.attribution.evaluation.conftest import Judge
+
+
+def test_scores_are_those_of_the_engine_on_every_row_and_are_found_again(judge: Judge) -> None:
+    judged, lines = judge(), []
+    scores = Scoring(estimators=["grad_dot", "ekfac"], rows=5)  # type: ignore[arg-type]
+    factors = Factors(modules=("linear",), fitter="hooks", data_partitions=1)
+    spec = replace(judged.spec, scores=scores, factors=factors)
+    stores = Stores(spec, judged.places, judged.progress, lines.append)
+    where = (judged.opened, judged.pool, judged.queries)
+
+    found = {label: stores.scores(label, *where) for label in ("grad_dot", "ekfac")}
+
+    assert found["ekfac"].shape == (len(judged.pool), len(judged.queries))
+    from harness.influence.gradients import GradDot
+
+    exact = GradDot()
+    prepared = exact.prepare(judged.opened.view, {}, judged.queries.batch)
+    total = exact.score(judged.opened.view, prepared, judged.pool.batch(slice(None))).total
+    assert np.allclose(found["grad_dot"], total.numpy(), rtol=1e-4, atol=1e-5)
+    before = len(lines)
+    again = stores.scores("ekfac", *where)
+    assert np.array_equal(again, found["ekfac"])
+    assert any("found" in line for line in lines[before:])
+
+
+def test_rows_have_scores_on_themselves_where_they_mean_something(judge: Judge) -> None:
+    judged = judge()
+    scores = Scoring(estimators=["grad_dot", "grad_cos", "directional"])  # type: ignore[arg-type]
+    spec = replace(judged.spec, scores=scores)
+    judged = replace(judged, spec=spec, _scores={})
+    judged = replace(judged, scorer=Stores(spec, judged.places, judged.progress, lambda _: None))
+
+    own = judged.self_influence("grad_dot", judged.opened, judged.pool)
+
+    assert own is not None
+    assert own.shape == (len(judged.pool),)
+    assert (own > 0).all()
+    assert judged.self_influence("grad_cos", judged.opened, judged.pool) is None
+    assert judged.self_influence("directional", judged.opened, judged.pool) is None
