@@ -97,18 +97,39 @@ def _train(desk: Desk) -> None:
 
 
 def _fit(desk: Desk) -> None:
+    """Fit what the spec's [factors] says, and other strategies that its estimators need."""
     from harness.attribution.fit import fit
     from harness.attribution.health_table import health_table
+    from harness.attribution.scorers import needed_factors
 
-    factors, choice = desk.spec.factors, desk.command.on_nonfinite
-    if choice is not None:
-        factors = replace(factors, on_nonfinite=choice)
-    folder = fit(desk.opened, desk.pool, factors, desk.places, desk.progress, desk.say)
-    desk.console.print(health_table(folder))
-    desk.say(f"factors: {folder}")
+    choice = getattr(desk.command, "on_nonfinite", None)
+    for table in needed_factors(desk.spec) or [desk.spec.factors]:
+        factors = table if choice is None else replace(table, on_nonfinite=choice)
+        folder = fit(desk.opened, desk.pool, factors, desk.places, desk.progress, desk.say)
+        desk.console.print(health_table(folder))
+        desk.say(f"factors: {folder}")
+
+
+def _score(desk: Desk) -> None:
+    from harness.attribution.score import score
+
+    what = (desk.opened, desk.pool, desk.queries, desk.spec)
+    for label in desk.spec.scores.estimators:
+        folder = score(*what, label, desk.places, desk.progress, desk.say)
+        desk.say(f"scores of {label}: {folder}")
+
+
+def _evaluate(desk: Desk) -> None:
+    from harness.attribution.evaluation.parts import evaluate
+
+    what = (desk.opened, desk.pool, desk.queries, desk.spec)
+    folder = evaluate(*what, desk.places, desk.progress, desk.say)
+    desk.say(f"evaluation: {folder}")
 
 
 DOING: dict[type, Callable[[Desk], None]] = {
     forms.AttributeTrain: _train,
     forms.AttributeFit: _fit,
+    forms.AttributeScore: _score,
+    forms.AttributeEvaluate: _evaluate,
 }
