@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def html(template: str, context: dict[str, Any], panels: list[figures.Panel]) -> str:
     """Return a template's page; `panels` are the figures that it draws."""
-    text = figures.to_json(panels)
-    # In a script element only these could end it or start a comment.
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
+    text = _safe(figures.to_json(panels))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -29,7 +27,19 @@ def html(template: str, context: dict[str, Any], panels: list[figures.Panel]) ->
     )
     environment.globals["write"] = notation
     page = environment.get_template(template)
-    return page.render(**context, specs=Markup(text), plotly=Markup(figures.library()))
+    return page.render(**context, specs=text, plotly=Markup(figures.library()))
+
+
+def embedded(value: Any) -> Markup:
+    """Return a JSON value as what stands in a script element of type application/json."""
+    return _safe(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+
+
+def _safe(text: str) -> Markup:
+    """Escape what could end a script element or start a comment in it, and nothing else."""
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
 
 
 def write(path: Path, text: str) -> None:
