@@ -93,6 +93,13 @@ class Influence(Schedule, Rule, Mixer):
             raise ValueError(f"second_order: {self.rule} by {self.estimator.kind}; {fix}")
         self.check_pool(len(domains))
 
+    def check_ranks(self, sharded: bool) -> None:
+        """Refuse what several ranks cannot compute."""
+        super().check_ranks(sharded)
+        if sharded and self.second_order:
+            why = "second derivatives need whole parameters"
+            raise ValueError(f'second_order: {why}; set it to false, or parallel = "ddp"')
+
     def init(self, view: View) -> State:
         """Start from the chosen mixture, without scores."""
         weights = self._start(view)

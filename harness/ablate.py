@@ -14,17 +14,19 @@ from harness.api import Mixer
 from harness.cells import Cells, begin
 from harness.corpus import corpus_id, open_corpus
 from harness.data_warnings import DataWarning, log, warnings_of
-from harness.grid import Grid
+from harness.grid import Crew, Grid
 from harness.plans import Carried, recall
 from harness.preflight import (
     check_buildable,
     check_name,
+    check_ranks,
     check_rows,
     localized,
     make_writable,
     open_mirror,
     settle_wandb,
 )
+from harness.ranks.launch import is_launched
 from harness.resolve import num_fitting, resolve
 from harness.spec import Ablation, RunSpec
 from harness.trackers import UNREACHABLE, Mirror
@@ -95,6 +97,7 @@ def run_ablation(
     """
     wandb_mode = settle_wandb(ablation.trackers, wandb_mode, display.say)
     mirror = open_mirror(ablation, out, wandb_mode, display.say)
+    check_ranks(ablation, jobs)
     make_writable(out)
     written, (ablation, model_id) = ablation, localized(ablation, out, display.say)
     text_id = corpus_id(ablation.corpus, out / "corpora")
@@ -104,7 +107,7 @@ def run_ablation(
     specs = resolve(ablation, text_id, model_id)
     tasks = [Task(label, seed, spec) for (label, seed), spec in specs.items()]
     trackers = (ablation.trackers, ablation.name, wandb_mode)
-    site = Site(out, ablation.corpus, ablation.checkpoint, *trackers)
+    site = Site(out, ablation.corpus, ablation.checkpoint, *trackers, parallel=ablation.parallel)
     work = _Work(site, mirror, display, _Notices(display), jobs)
     found, missing = work.sorted(tasks)
     if missing:
@@ -161,13 +164,13 @@ class _Work:
         found = {task: known for task in tasks if (known := recall(out, task.spec)) is not None}
         return found, _longest_first([task for task in tasks if task not in found])
 
-    def grid(self, missing: list[Task]) -> AbstractContextManager[Grid | None]:
+    def grid(self, missing: list[Task]) -> AbstractContextManager[Crew | None]:
         """Return the workers that are needed."""
         return _grid(self.site, _num_workers(missing, self.jobs), self.display, self.notices)
 
     def carry_out(
         self,
-        grid: Grid | None,
+        grid: Crew | None,
         found: dict[Task, Carried],
         missing: list[Task],
         settle: Callable[[Task, Outcome], None],
@@ -197,12 +200,16 @@ def _num_workers(missing: list[Task], jobs: int | None) -> int:
 
 
 @contextmanager
-def _grid(site: Site, workers: int, display: Display, notices: _Notices) -> Iterator[Grid | None]:
+def _grid(site: Site, workers: int, display: Display, notices: _Notices) -> Iterator[Crew | None]:
     """Yield a grid whose workers are already importing torch, or None where none is needed."""
     if not workers:
         yield None
         return
-    grid = Grid(site, workers, display.progress, notices.hear)
+    grid: Crew = Grid(site, workers, display.progress, notices.hear)
+    if is_launched():
+        from harness.rank_grid import RankGrid  # it imports torch
+
+        grid = RankGrid(site, display.progress, notices.hear)
     try:
         grid.warm_up()
         yield grid

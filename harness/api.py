@@ -159,6 +159,13 @@ class Mixer:
         Called when a spec is read, like `check`; no torch here.
         """
 
+    def check_ranks(self, sharded: bool) -> None:
+        """Raise ValueError for what cannot be done on several ranks.
+
+        `sharded`: each holds a share of the model (FSDP), so that nothing but the View's services
+        can compute with it. Called before anything is computed; no torch here.
+        """
+
     def foresee(
         self, prior: Mapping[str, float], targets: Mapping[str, float]
     ) -> dict[str, float] | None:

@@ -18,14 +18,9 @@ from harness.edited import Chosen, edited
 from harness.evaluate import Evaluator
 from harness.keeping import Keeper
 from harness.loop import Loop, Watch
-from harness.model import (
-    RowFlops,
-    build_model,
-    compiled_losses,
-    count_row_flops,
-    token_losses,
-)
+from harness.model import build_model, compiled_losses, count_row_flops, token_losses
 from harness.optim import build_optimizer
+from harness.ranks import Ranks
 from harness.recompute import Recomputing
 from harness.spec import Evaluation
 from harness.stream import DocumentShelf, Shelf, Stream
@@ -35,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.corpus import TokenStore
+    from harness.model import RowFlops
     from harness.spec import Batching, Checkpoint, RunSpec
 
 OpenModel = Callable[[str], "tuple[nn.Module, RowFlops]"]
@@ -47,30 +43,41 @@ def assemble(
     open_model: OpenModel,
     watch: Watch,
     every: Checkpoint,
+    ranks: Ranks | None = None,
 ) -> Loop:
-    """Return the loop of a run, ready to start or to resume."""
-    meter = Meter(spec.device)
-    view = build_view(spec, store, meter, open_model)
+    """Return the loop of a run, ready to start or to resume; on one rank, unless `ranks` says."""
+    meter, ranks = Meter(spec.device), ranks or Ranks()
+    view = build_view(spec, store, meter, open_model, ranks)
     network = Recomputing(view.model) if spec.batch.recompute else view.model
+    network = ranks.network(network)
     return Loop(
         spec=spec,
         stream=view.stream,
         view=view,
-        evaluator=_evaluator(spec, store, view.row_flops, view.chunk_rows),
+        evaluator=_evaluator(spec, store, view, max(view.chunk_rows, 32)),
         meter=meter,
         watch=watch,
         folder=folder,
         every=every,
         losses_of=compiled_losses(network) if spec.compile else partial(token_losses, network),
         keeper=Keeper(store.trained, every.keep_best, every.keep_every),
+        ranks=ranks,
     )
 
 
-def build_view(spec: RunSpec, store: TokenStore, meter: Meter, open_model: OpenModel) -> RunView:
+def build_view(
+    spec: RunSpec,
+    store: TokenStore,
+    meter: Meter,
+    open_model: OpenModel,
+    ranks: Ranks | None = None,
+) -> RunView:
     """Return the view of a run before its first step, with the untrained model."""
-    prepare_torch(spec)
+    ranks = ranks or Ranks()
+    prepare_torch(spec, ranks.threads(spec.threads))
     tokens = spec.batch.tokens
-    model = build_model(spec.model, store.vocab_size, tokens, spec.seed).to(spec.device)
+    model = build_model(spec.model, store.vocab_size, tokens, spec.seed)
+    model = ranks.placed(model, spec.device)
     row_flops = count_row_flops(spec.model, store.vocab_size, tokens)
     train, probe = (
         open_train(store, spec),
@@ -95,6 +102,7 @@ def build_view(spec: RunSpec, store: TokenStore, meter: Meter, open_model: OpenM
         chunk_rows=chunk_rows,
         precision=spec.precision,
         open_model=open_model,
+        ranks=ranks,
     )
 
 
@@ -109,10 +117,10 @@ def corruption(spec: RunSpec, store: TokenStore) -> Corruption | None:
     return Corruption(spec.model.mask_rate, mask_token, store.vocab_size)
 
 
-def prepare_torch(spec: RunSpec) -> None:
+def prepare_torch(spec: RunSpec, threads: int | None = None) -> None:
     """Make torch compute the same bits whenever it is given the same spec."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
-    torch.set_num_threads(spec.threads)
+    torch.set_num_threads(threads or spec.threads)
     allocator.keep_memory()
     allocator.give_back()  # of a run before this one in the same process
     torch.use_deterministic_algorithms(True)
@@ -137,7 +145,7 @@ def measure(loop: Loop, store: TokenStore) -> dict[str, dict[str, float] | None]
     spec, tuning = loop.spec, None
     if spec.measure_tuning:
         plan = Evaluation(rows=spec.measure_rows, splits=("tuning",))
-        evaluator = _evaluator(replace(spec, evaluation=plan), store, loop.view.row_flops, 32)
+        evaluator = _evaluator(replace(spec, evaluation=plan), store, loop.view, 32)
         assert evaluator is not None
         with loop.meter.section("mixer", synchronize=True):
             found = evaluator.evaluate(loop.view.model, loop.meter, account="mixer")
@@ -158,7 +166,7 @@ def open_shelf(store: TokenStore, split: str, domains: Iterable[str], batch: Bat
 
 
 def _evaluator(
-    spec: RunSpec, store: TokenStore, row_flops: RowFlops, chunk_rows: int
+    spec: RunSpec, store: TokenStore, view: RunView, chunk_rows: int
 ) -> Evaluator | None:
     if spec.evaluation is None:
         return None
@@ -169,12 +177,13 @@ def _evaluator(
         shelves={s: open_shelf(store, s, store.domains, spec.batch) for s in splits},
         domains=store.domains,
         rows=spec.evaluation.rows,
-        chunk_rows=max(chunk_rows, 32),
+        chunk_rows=chunk_rows,
         num_bytes={s: {d: store.num_bytes(d, s) for d in store.domains} for s in splits},
-        row_flops=row_flops,
+        row_flops=view.row_flops,
         device=spec.device,
         precision=spec.precision,
         corruption=corruption(spec, store),
         starts={s: {d: store.documents(d, s) for d in store.domains} for s in splits},
         probe=open_shelf(store, "probe", store.domains, spec.batch) if is_compared else None,
+        ranks=view.ranks,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from harness import shards
 from harness.files import whole_file
 
 
@@ -25,9 +26,15 @@ def save(path: Path, content: dict[str, Any]) -> None:
             raise
 
 
-def load(path: Path, device: str = "cpu") -> dict[str, Any] | None:
-    """Return a checkpoint's content, or None where there is none."""
+def load(path: Path, device: str = "cpu", whole: bool = True) -> dict[str, Any] | None:
+    """Return a checkpoint's content, or None where there is none.
+
+    Of parameters and moments that ranks have written in pieces, `whole` makes the usual ones.
+    """
     if not path.exists():
         return None
     content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    if whole and "shards" in content:
+        name = content.pop("shards")
+        content = shards.filled(content, shards.read_whole(path.with_name(name)))
     return content

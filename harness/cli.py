@@ -38,6 +38,7 @@ from harness.forms import (
     one_of,
     subcommand,
 )
+from harness.ranks.launch import is_follower, is_launched
 from harness.study_forms import StudyTrial
 
 GROUPS = {**study_forms.GROUPS, **attribution_forms.GROUPS}
@@ -71,6 +72,24 @@ def _obey(arguments: list[str], console: Console) -> int:
     if arguments == ["--version"]:
         print(f"steelyard {importlib.metadata.version('steelyard')}")
         return 0
+    if is_launched():
+        return _of_a_group(arguments, console)
+    return _of_one(arguments, console)
+
+
+def _of_a_group(arguments: list[str], console: Console) -> int:
+    """Lead the ranks that torchrun has started, or follow them."""
+    from harness.rank_grid import follow, leading
+
+    if is_follower():
+        return follow()
+    with leading():
+        if arguments[:1] != ["run"]:
+            raise SpecError("torchrun starts `steelyard run` alone; give this command without it")
+        return _of_one(arguments, console)
+
+
+def _of_one(arguments: list[str], console: Console) -> int:
     check_command(arguments, [*COMMANDS, *GROUPS])
     if arguments[0].startswith("-"):
         parse(overview(), arguments, prog="steelyard", description=HELP)

@@ -22,6 +22,7 @@ import torch
 
 from harness.corruption import uniforms
 from harness.model import token_losses
+from harness.ranks import Ranks
 from harness.rng import generator
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Evaluator:
     """split -> domain -> where documents start in the stream; where it lacks one, none are kept."""
     probe: Shelf | None = None
     """What a method could look at; None where it is not to be measured."""
+    ranks: Ranks = field(default_factory=Ranks)
 
     def evaluate(
         self,
@@ -127,11 +129,12 @@ class Evaluator:
         nats, num_tokens, num_bytes = 0.0, 0, 0
         bytes_by_place = self.num_bytes.get(split, {}).get(domain)
         noise = self._noise(split, domain, len(rows), shelf.tokens)
-        for first in range(0, len(rows), self.chunk_rows):
-            picks = [(domain, int(row)) for row in rows[first : first + self.chunk_rows]]
+        at_once = self.chunk_rows * self.ranks.size
+        for first in range(0, len(rows), at_once):
+            picks = [(domain, int(row)) for row in rows[first : first + at_once]]
             batch = shelf.batch(picks, self.domains, self.device)
             if self.corruption is not None:
-                batch = self.corruption.apply(batch, noise[first : first + self.chunk_rows])
+                batch = self.corruption.apply(batch, noise[first : first + at_once])
             losses = self._losses(model, batch)
             nats += float(losses.double().sum())
             num_tokens += int(batch.mask.sum())
@@ -165,4 +168,5 @@ class Evaluator:
         """Return the loss of each target [B, T] in nats, 0 where it does not count."""
         enabled = self.precision == "bfloat16"
         with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=enabled):
-            return token_losses(model, batch)
+            losses = token_losses(model, self.ranks.share(batch))
+        return self.ranks.gathered(losses, len(batch.rows))

@@ -78,7 +78,12 @@ class Run:
     Finished runs are found by their content, interrupted ones resume. Any key of the spec can be
     overridden; `steelyard run SPEC --help` lists them all.
 
+    One run on several GPUs or nodes: start it with torchrun, and --out on a disk that all see. Runs
+    then go one at a time, over all ranks; --parallel=fsdp for a model that one GPU cannot hold.
+
     Example: steelyard run sweeps/demo.toml --out runs/demo --arms.influence.settings.every=10
+
+    Example: torchrun --nproc-per-node 8 -m harness.cli run sweeps/demo.toml --out runs/demo
     """
 
     spec: Spec

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.worker import Notice, Outcome, Progress, Site, Task, work
 
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 MAX_DEATHS = 3
 
 OnOutcome = Callable[[Task, Outcome], None]
+
+
+class Crew(Protocol):
+    """Who carries out tasks: worker processes, or the ranks of one group."""
+
+    def warm_up(self) -> None:
+        """Make ready while the corpus is prepared."""
+
+    def run(self, tasks: list[Task], on_outcome: OnOutcome) -> bool:
+        """Carry out all tasks; return False where the user stopped them."""
+
+    def close(self) -> None:
+        """End, after saving."""
 
 
 @dataclass(eq=False)
@@ -63,7 +76,7 @@ class Grid:
     def run(self, tasks: list[Task], on_outcome: OnOutcome) -> bool:
         """Carry out all tasks; return False where the user stopped them."""
         pending, deaths = deque(tasks), Counter[Task]()
-        with _taking_signals(self._ask_to_stop):
+        with taking_signals(self._ask_to_stop):
             while pending or self._is_busy():
                 while self._stop.value and pending:
                     on_outcome(pending.popleft(), Outcome("interrupted"))
@@ -173,7 +186,7 @@ def _cause(exit_code: int | None) -> str:
 
 
 @contextmanager
-def _taking_signals(ask_to_stop: Callable[[], None]) -> Iterator[None]:
+def taking_signals(ask_to_stop: Callable[[], None]) -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into calls of `ask_to_stop`."""
     asked = (signal.SIGINT, signal.SIGTERM)
     before = {s: signal.signal(s, lambda *_: ask_to_stop()) for s in asked}

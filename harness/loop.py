@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from harness import checkpoint
 from harness.api import Batch, Mixer
 from harness.cost import Meter
 from harness.domains import domain_mean, row_weights, simplex
@@ -28,6 +27,7 @@ from harness.evaluate import Evaluator
 from harness.keeping import Keeper
 from harness.optim import clip_on_device, gradient_norms, learning_rate
 from harness.queued import Queued, RunFailedError, check_loss, told_norm
+from harness.ranks import Ranks
 from harness.records import CHECKPOINT, RECORDS, RecordWriter, read_records
 from harness.stream import Stream
 from harness.transfer import Outbound, moved
@@ -85,6 +85,7 @@ class Loop:
     every: Checkpoint
     losses_of: Callable[[Batch], Tensor]  # what the training step calls, compiled if asked
     keeper: Keeper
+    ranks: Ranks = field(default_factory=Ranks)
     state: State = field(default_factory=dict)
     _parameters: list[nn.Parameter] = field(default_factory=list)
     _queued: deque[Queued] = field(default_factory=deque)
@@ -98,10 +99,11 @@ class Loop:
             while self.view.step < self.spec.num_steps:
                 self.step()
                 self._evaluate_if_due()
-                if self.watch.stop() and self.view.step < self.spec.num_steps:
+                stop, due = self.ranks.agreed(self.watch.stop(), self._save_is_due())
+                if stop and self.view.step < self.spec.num_steps:
                     self.save()
                     raise InterruptedRunError
-                if self._save_is_due():
+                if due:
                     self.save()
             self.meter.close()
             self.save()
@@ -111,8 +113,9 @@ class Loop:
     def start(self) -> None:
         """Open the records and take up the last checkpoint, or evaluate the untrained model."""
         self._parameters = list(self.view.model.parameters())
-        saved = checkpoint.load(self.folder / CHECKPOINT)
-        self._writer = RecordWriter(self.folder / RECORDS, saved["records_bytes"] if saved else 0)
+        saved = self.ranks.load(self.folder / CHECKPOINT)
+        written = saved["records_bytes"] if saved else 0
+        self._writer = self.ranks.writer(self.folder / RECORDS, written)
         if saved is None:
             with self.meter.section("mixer"):
                 self.state = self.spec.mixer.init(self.view)
@@ -120,12 +123,11 @@ class Loop:
             self._evaluate_if_due()
             return
         self.view.step = saved["step"]
-        self.view.model.load_state_dict(saved["model"])
-        self.view.optimizer.load_state_dict(saved["optimizer"])
+        self.ranks.restore(saved, self.view.model, self.view.optimizer)
         self.view.seen.copy_(saved["seen"])
         self.state = saved["mixer"]
         self.meter.restore(saved["cost"])
-        records = read_records(self.folder / RECORDS)
+        records = self.ranks.first(lambda: read_records(self.folder / RECORDS))
         self.keeper.take_up(records)
         self.watch.resumed(records)
 
@@ -164,6 +166,7 @@ class Loop:
         with meter.section("mixer"):
             proposed = spec.mixer.propose(view, self.state)
             weights = simplex(proposed, view.domains, f"weights proposed at step {view.step}")
+            weights = self.ranks.decided(weights)
         with meter.section("train"):
             drawn = self.stream.draw_on_host(weights, view.seen, view.step, spec.batch.rows)
             batch = moved(drawn, spec.device)
@@ -206,21 +209,25 @@ class Loop:
 
         `drawn` is the batch on the host. Return token losses and loss, in micro-batches.
         """
-        size = self.spec.batch.micro_rows or len(batch.rows)
-        if size >= len(batch.rows) and (self.spec.mixer.reweights or not self._is_ahead):
-            losses = self._forward(batch)
-            scale = self._observe(batch, losses.detach())[:, None] * batch.mask
-            return [Outbound(losses.detach())], [self._descend(scale, losses, _total(scale))]
+        ranks, num_rows = self.ranks, len(batch.rows)
+        size = (self.spec.batch.micro_rows or num_rows) * ranks.size
+        if size >= num_rows and (self.spec.mixer.reweights or not self._is_ahead):
+            losses = self._forward(ranks.share(batch))
+            told = ranks.gathered(losses.detach(), num_rows)
+            scale = self._observe(batch, told)[:, None] * batch.mask
+            return [Outbound(told)], [self._descend(ranks.part(scale), losses, _total(scale))]
         if self.spec.mixer.reweights:  # row weights depend on the losses of the whole batch
             scale = self._observe(batch, self.view.token_losses(batch))[:, None] * batch.mask
         else:
             scale = batch.mask.float()
         parts, loss, total = [], [], _total(scale)
-        for first in range(0, len(batch.rows), size):
+        for first in range(0, num_rows, size):
             rows = slice(first, first + size)
-            losses = self._forward(batch.select(rows))
-            parts.append(Outbound(losses.detach()))  # before the backward pass is queued
-            loss.append(self._descend(scale[rows], losses, total))
+            with ranks.adding(is_last=first + size >= num_rows):
+                losses = self._forward(ranks.share(batch.select(rows)))
+                told = ranks.gathered(losses.detach(), len(batch.rows[rows]))
+                parts.append(Outbound(told))  # before the backward pass is queued
+                loss.append(self._descend(ranks.part(scale[rows]), losses, total))
         if not self.spec.mixer.reweights and not (self._is_ahead and self._looks_away):
             self._observe(drawn, torch.cat([part.read() for part in parts]))
         return parts, loss
@@ -233,7 +240,7 @@ class Loop:
     def _descend(self, scale: Tensor, losses: Tensor, total: Tensor) -> Outbound:
         loss = (scale * losses).sum() / total
         loss.backward()  # type: ignore[no-untyped-call]
-        found = Outbound(loss.detach())
+        found = Outbound(self.ranks.added(loss.detach()))
         if not self._is_ahead:
             check_loss(float(found.read()), self.view.step)
         return found
@@ -251,7 +258,8 @@ class Loop:
         with self.meter.section("mixer"):
             weight = mixer.observe(self.view, self.state, batch, losses).to(losses)
         where = f"{type(mixer).__name__}.observe at step {self.view.step}"
-        return row_weights(weight, len(batch.rows), mixer.reweights, where)
+        weight = row_weights(weight, len(batch.rows), mixer.reweights, where)
+        return self.ranks.decided(weight) if mixer.reweights else weight
 
     def _clip(self) -> tuple[Outbound, Outbound]:
         """Clip the gradient as torch's clip_grad_norm_ does, to the bit.
@@ -260,15 +268,16 @@ class Loop:
         parameters and multiplying by 1 take longer than the norm itself, in a small model.
         """
         limit = self.spec.optimizer.clip or math.inf
+        whole = self.ranks.whole
         if self._is_ahead:
-            total, norms = clip_on_device(self._parameters, limit)
+            total, norms = clip_on_device(self._parameters, limit, whole)
             return Outbound(total), Outbound(norms)
-        total = torch.nn.utils.get_total_norm(
-            [p.grad for p in self._parameters if p.grad is not None]
+        total = whole(
+            torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         )
         norm = float(total)
         if not math.isfinite(norm):  # before clipping, which would spread it
-            norms = gradient_norms(self._parameters)
+            norms = whole(gradient_norms(self._parameters))
             raise RunFailedError(told_norm(norm, norms, self.view.model, self.view.step))
         if norm + 1e-6 > limit:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, total)
@@ -344,7 +353,7 @@ class Loop:
             "cost": self.meter.to_json(),
             "records_bytes": self._writer.position(),
         }
-        checkpoint.save(self.folder / name, content)
+        self.ranks.save(self.folder / name, content)
 
 
 def _total(scale: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from harness.spec import Optimizer
@@ -48,12 +50,15 @@ def learning_rate(spec: Optimizer, step: int, num_steps: int) -> float:
     return spec.learning_rate * (spec.final_ratio + (1 - spec.final_ratio) * shape)
 
 
-def clip_on_device(parameters: list[nn.Parameter], limit: float) -> tuple[Tensor, Tensor]:
+def clip_on_device(
+    parameters: list[nn.Parameter], limit: float, whole: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Clip the gradient to a total norm without asking the device for it.
 
-    Return the norm before [] and that of each parameter's gradient [P], 0 where there is none.
+    `whole` gathers what is spread over ranks. Return the norm before [] and that of each
+    parameter's gradient [P], 0 where there is none.
     """
-    norms = gradient_norms(parameters)
+    norms = whole(gradient_norms(parameters))
     total = torch.linalg.vector_norm(norms)
     if limit < math.inf:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, total)

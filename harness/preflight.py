@@ -15,6 +15,7 @@ from harness.errors import SpecError
 from harness.files import read_json
 from harness.identity import describe, to_json
 from harness.pretrained import Say, fingerprint_model, model_folder, tokenizer_folder
+from harness.ranks.launch import is_launched
 from harness.spec import Ablation, Arm
 from harness.trackers import Mirror, open_trackers, settle_wandb_mode
 
@@ -46,6 +47,22 @@ def localized(ablation: Ablation, out: Path, say: Say) -> tuple[Ablation, str]:
         folder = tokenizer_folder(tokenizer.source, tokenizer.revision, out, say)
         tokenizer = replace(tokenizer, source=str(folder))
     return replace(ablation, model=model, tokenizer=tokenizer), model_id
+
+
+def check_ranks(ablation: Ablation, jobs: int | None) -> None:
+    """Refuse what the ranks that torchrun has started, if it has, cannot do."""
+    if not is_launched():
+        return
+    if jobs not in (None, 1):
+        raise SpecError(f"--jobs: is {jobs}, and ranks do one run at a time; leave it out")
+    sharded = ablation.parallel == "fsdp"
+    if ablation.compile and sharded:
+        raise SpecError('compile: not with parallel = "fsdp"; set one of them otherwise')
+    for label, arm in ablation.arms.items():
+        try:
+            arm.settings.check_ranks(sharded)
+        except ValueError as error:
+            raise SpecError(f"arms.{label}.settings: {error}") from None
 
 
 def check_buildable(ablation: Ablation) -> None:
@@ -84,7 +101,7 @@ def check_name(ablation: Ablation, out: Path, text_id: str, model_id: str) -> No
         places = {key: new["model"][key] for key in ("source", "revision")}
         old = {**old, "model": {**old["model"], **places}}
     # what adds runs or changes none; the baseline at more compute hides nothing that was tried
-    free = ("seeds", "arms", "trackers", "checkpoint", "equal_compute")
+    free = ("seeds", "arms", "trackers", "checkpoint", "equal_compute", "parallel")
     changed = [key for key in new if key not in free and old.get(key) != new[key]]
     if not is_same_text and not {"domains", "splits", "tokenizer"} & set(changed):
         changed.append("the text of its domains, or the version of what cuts it into tokens")

@@ -51,6 +51,23 @@ class RecordWriter:
         self._file.close()
 
 
+class Unwritten(RecordWriter):
+    """The records of a rank that leaves them to the first: it writes nothing."""
+
+    def __init__(self) -> None:
+        """Open no file."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Leave a record to the first rank."""
+
+    def position(self) -> int:
+        """Return 0: there is no file."""
+        return 0
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Return a file's records in order; [] where there is none yet.
 

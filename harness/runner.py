@@ -14,8 +14,8 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from harness.loop import InterruptedRunError, Loop, Watch
 from harness.model import RowFlops, build_model, count_row_flops
 from harness.plans import Carried, remember
 from harness.queued import RunFailedError
+from harness.ranks import Ranks
 from harness.records import CHECKPOINT, HEADER, LOCK, RECORDS, SCHEMA, read_records
 from harness.spec import Checkpoint, Model, RunSpec
 
@@ -66,6 +67,7 @@ class Runner:
     store: TokenStore
     checkpoint: Checkpoint
     watch: Callable[[RunSpec], Watch]
+    ranks: Ranks = field(default_factory=Ranks)
 
     def carry_out(self, spec: RunSpec) -> Carried:
         """Execute the plan of the spec's mixer; the run it returns is the main run."""
@@ -106,7 +108,8 @@ class Runner:
         carried = Carried(
             main.run_id, others, tuple(i for i in shown if i != main.run_id), round(seconds, 6)
         )
-        remember(self.out, spec, carried)
+        if self.ranks.is_first:
+            remember(self.out, spec, carried)
         return carried
 
     def _carry_out_others(self, spec: RunSpec) -> dict[str, None]:
@@ -126,25 +129,28 @@ class Runner:
         folder = self.out / "runs" / spec.run_id
         folder.mkdir(parents=True, exist_ok=True)
         watch = self.watch(spec)
-        with _locked(folder, watch):
-            header = read_json(folder / HEADER)
-            finished = header is not None and header["status"] == "finished"
-            if finished and (folder / CHECKPOINT).exists():
+        ranks = self.ranks
+        with _locked(folder, watch) if ranks.is_first else nullcontext():
+            if ranks.first(partial(_is_finished, folder)):
                 watch.found(folder)
             else:
                 self._train(spec, folder, watch)
+                ranks.first(lambda: None)  # its header and checkpoint are written
         return read_result(folder)
 
     def _train(self, spec: RunSpec, folder: Path, watch: Watch) -> None:
         open_model = partial(open_finished, self.out / "runs", source=spec.model.source)
-        for leftover in (*folder.glob("*.part-*"), *folder.glob("error.txt")):
-            leftover.unlink()  # of a process that was killed, or of a try that failed
-        header = describe_run(spec, self.store)
-        write_json(folder / HEADER, header)
+        header = describe_run(spec, self.store) | {"ranks": self.ranks.size}
+        if self.ranks.is_first:
+            for leftover in (*folder.glob("*.part-*"), *folder.glob("error.txt")):
+                leftover.unlink()  # of a process that was killed, or of a try that failed
+            write_json(folder / HEADER, header)
         loop = None
         ending: dict[str, Any] = {"status": "interrupted"}
         try:
-            loop = assemble(spec, self.store, folder, open_model, watch, self.checkpoint)
+            loop = assemble(
+                spec, self.store, folder, open_model, watch, self.checkpoint, self.ranks
+            )
             header["num_parameters"] = sum(p.numel() for p in loop.view.model.parameters())
             watch.begin(header)
             loop.run()
@@ -153,13 +159,22 @@ class Runner:
         except InterruptedRunError:
             raise
         except Exception as error:
-            ending = {"status": "failed", "reason": one_line(error)}
-            (folder / "error.txt").write_text(traceback.format_exc())
-            raise RunFailedError(ending["reason"]) from error
+            reason = self.ranks.cause(error, one_line(error))
+            ending = {"status": "failed", "reason": reason}
+            if self.ranks.is_first:
+                (folder / "error.txt").write_text(traceback.format_exc())
+            raise RunFailedError(reason) from error
         finally:
             header |= _outcome(loop) | ending
-            write_json(folder / HEADER, header)
+            if self.ranks.is_first:
+                write_json(folder / HEADER, header)
             watch.end(header)
+
+
+def _is_finished(folder: Path) -> bool:
+    header = read_json(folder / HEADER)
+    finished = header is not None and header["status"] == "finished"
+    return finished and (folder / CHECKPOINT).exists()
 
 
 @contextmanager
@@ -181,7 +196,7 @@ def _locked(folder: Path, watch: Watch) -> Iterator[None]:
 def read_result(folder: Path) -> RunResult:
     """Return what a plan may know of the finished run in `folder`."""
     header = read_json(folder / HEADER)
-    saved = checkpoint.load(folder / CHECKPOINT)
+    saved = checkpoint.load(folder / CHECKPOINT, whole=False)
     assert saved is not None, f"{folder} is finished and has no checkpoint"
     steps = (r["weights"] for r in read_records(folder / RECORDS) if r["kind"] == "step")
     return RunResult(

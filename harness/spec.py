@@ -404,6 +404,9 @@ class Ablation:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Count | Auto = "auto"
     compile: Annotated[bool, Field(strict=True)] = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How the ranks that torchrun starts hold a model: each whole, or each a share of it. It takes
+    no part in a run's identity, nor does their number: they change no more than sums' rounding."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

@@ -8,6 +8,7 @@ computes, and the loop times the hooks that call it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.model import RowFlops, token_losses
+from harness.ranks import Ranks
 from harness.rng import generator
 from harness.transfer import moved
 
@@ -42,6 +44,7 @@ class RunView:
     chunk_rows: int
     precision: str
     open_model: Callable[[str], tuple[nn.Module, RowFlops]]
+    ranks: Ranks = field(default_factory=Ranks)
     step: int = 0
     notes: list[dict[str, Any]] = field(default_factory=list)  # the loop writes them to the records
     _finished: dict[str, tuple[nn.Module, RowFlops]] = field(default_factory=dict)
@@ -83,38 +86,39 @@ class RunView:
         """Return losses [B, T] in nats, 0 where masked.
 
         With `along`, at parameters + eps * along and in float32 whatever the run's precision,
-        since a small step drowns in bfloat16. The model's own tensors are never written to.
+        since a small step drowns in bfloat16. The model's own tensors stay as they are.
         """
         batch = moved(batch, self.stream.device)
         flops = self.row_flops if model is None else self._flops_of(model)
         network = self.model if model is None else model
-        compute = partial(token_losses, network)
+        num_rows, mine = len(batch.rows), self.ranks.share(batch)
+        shifted: Any = nullcontext(network)
         if along is not None and eps != 0.0:
-            compute = partial(token_losses, _Shifted(network, along, eps))  # type: ignore[arg-type]
+            shifted = self.ranks.moved(network, along, eps)
         enabled = self.precision == "bfloat16" and along is None
         autocast = torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=enabled)
         with self.meter.section("mixer", synchronize=True), torch.no_grad(), autocast:
-            chunks = [compute(chunk) for chunk in _chunks(batch, self.chunk_rows)]
-        self.bill(flops.forward * len(batch.rows), batch.targets.numel())
-        return torch.cat(chunks)
+            with shifted as network:
+                chunks = [token_losses(network, chunk) for chunk in _chunks(mine, self.chunk_rows)]
+            losses = self.ranks.gathered(torch.cat(chunks), num_rows)
+        self.bill(flops.forward * num_rows, batch.targets.numel())
+        return losses
 
     def gradient(self, batch: Batch) -> Direction:
         """Return d(mean loss over counted targets)/d(parameter) by name, float32."""
         batch = moved(batch, self.stream.device)
-        names, parameters = zip(*self.model.named_parameters(), strict=True)
-        total = [torch.zeros_like(parameter) for parameter in parameters]
         num_targets = batch.mask.sum().clamp(min=1)  # none counts: the gradient is 0
         enabled = self.precision == "bfloat16"
+
+        def loss_of(chunk: Batch) -> Tensor:
+            with torch.autocast(chunk.inputs.device.type, torch.bfloat16, enabled=enabled):
+                return token_losses(self.model, chunk).sum() / num_targets
+
         with self.meter.section("mixer", synchronize=True), torch.enable_grad():
-            for chunk in _chunks(batch, self.chunk_rows):
-                with torch.autocast(chunk.inputs.device.type, torch.bfloat16, enabled=enabled):
-                    loss = token_losses(self.model, chunk).sum() / num_targets
-                for sum_, gradient in zip(
-                    total, torch.autograd.grad(loss, parameters), strict=True
-                ):
-                    sum_ += gradient
+            chunks = _chunks(self.ranks.share(batch), self.chunk_rows)
+            gradient = self.ranks.gradient(self.model, (partial(loss_of, one) for one in chunks))
         self.bill(sum(self.row_flops) * len(batch.rows), batch.targets.numel())
-        return dict(zip(names, total, strict=True))
+        return gradient
 
     def finished(self, run_id: str) -> nn.Module:
         """Return the final model of a run that the plan asked for, frozen."""
@@ -142,20 +146,6 @@ class RunView:
         """Write the method's own numbers to the records."""
         note = {"kind": "note", "step": self.step, "name": name, "values": dict(values)}
         self.notes.append(note)
-
-
-class _Shifted:
-    """A model's forward pass at parameters + eps * along, on tensors of its own."""
-
-    def __init__(self, model: nn.Module, along: Direction, eps: float) -> None:
-        self.model = model
-        self.parameters = {
-            name: parameter.detach().add(along[name], alpha=eps)
-            for name, parameter in model.named_parameters()
-        }
-
-    def __call__(self, **inputs: Any) -> Any:
-        return torch.func.functional_call(self.model, self.parameters, kwargs=inputs)
 
 
 def _chunks(batch: Batch, rows: int) -> list[Batch]:

@@ -14,8 +14,9 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from harness.plans import Carried
 from harness.spec import Checkpoint, Corpus, RunSpec
@@ -23,6 +24,8 @@ from harness.trackers import Mirror, open_trackers
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+    from harness.ranks import Ranks
 
 PATIENCE_SECONDS = 20.0
 
@@ -81,6 +84,7 @@ class Site:
     name: str
     wandb_mode: str | None = None  # as the parent has settled it
     corpus_id: str | None = None  # of one that is there: its sources are then not asked for
+    parallel: str = "ddp"  # how a run is spread over ranks, where there are several
 
 
 def work(pipe: Connection, site: Site, stop: Any) -> None:
@@ -94,11 +98,11 @@ def work(pipe: Connection, site: Site, stop: Any) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     outlet = _Outlet(pipe)
     mirror = open_trackers(site.trackers, site.out, site.wandb_mode, outlet.warn)
-    desk = _Desk(outlet, site, stop, mirror)
+    desk = Desk(outlet, site, stop, mirror)
     with suppress(ImportError):  # it comes again, with a place to tell it, at the first task
         _import_everything()
     while (task := pipe.recv()) is not None:
-        outlet.send(_carry_out(task, desk))
+        outlet.send(carry_out(task, desk))
 
 
 def _ask_to_stop(stop: Any) -> None:
@@ -133,21 +137,31 @@ class _Outlet:
             self.send(Notice(text))
 
 
-class _Desk(NamedTuple):
+class Outlet(Protocol):
+    """Where a worker's messages go."""
+
+    def send(self, message: Outcome | Progress | Notice) -> None:
+        """Pass a message on."""
+
+
+class Desk(NamedTuple):
     """What a worker works with."""
 
-    outlet: _Outlet
+    outlet: Outlet
     site: Site
     stop: Any
     mirror: Mirror
+    ranks: Ranks | None = None  # None: it is alone
 
 
-def _carry_out(task: Task, desk: _Desk) -> Outcome:
-    if desk.stop.value:
+def carry_out(task: Task, desk: Desk) -> Outcome:
+    """Return how a task ends."""
+    if desk.stop.value and desk.ranks is None:  # ranks stop together, at a step
         return Outcome("interrupted")
     from harness.corpus import open_corpus
     from harness.corpus.store import read_store
     from harness.loop import InterruptedRunError
+    from harness.ranks import Ranks
     from harness.runner import Runner, one_line
 
     site = desk.site
@@ -159,7 +173,9 @@ def _carry_out(task: Task, desk: _Desk) -> Outcome:
             if ready
             else open_corpus(site.corpus, corpora)
         )
-        runner = Runner(site.out, store, site.checkpoint, lambda spec: _Watch(desk, task, spec))
+        ranks = desk.ranks or Ranks()
+        watch = partial(_Watch, desk, task)
+        runner = Runner(site.out, store, site.checkpoint, watch, ranks)
         if task.spec.evaluation is None:  # a single run that no plan has asked for
             return Outcome("finished", runner.ensure(task.spec).run_id)
         carried = runner.carry_out(task.spec)
@@ -173,7 +189,7 @@ def _carry_out(task: Task, desk: _Desk) -> Outcome:
 class _Watch:
     """Sends a run's progress to the parent, a few times a second."""
 
-    def __init__(self, desk: _Desk, task: Task, spec: RunSpec) -> None:
+    def __init__(self, desk: Desk, task: Task, spec: RunSpec) -> None:
         self.desk, self.task, self.spec = desk, task, spec
         self.last = 0.0
 

@@ -18,7 +18,7 @@ from harness.influence.gradients import GradCos, GradDot, Group
 from harness.influence.influcoder import Influcoder
 from harness.influence.landmark import SEED000, HiddenLandmark, JvpLandmark
 
-__all__ = ["ESTIMATORS", "SEED000", "AnyEstimator"]
+__all__ = ["ESTIMATORS", "SEED000", "AnyEstimator", "check_ranks"]
 
 ESTIMATORS = {
     "directional": Directional,
@@ -44,3 +44,20 @@ AnyEstimator = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_as_table),
 ]
+
+
+def check_ranks(estimator: AnyEstimator, sharded: bool) -> None:
+    """Refuse an estimator that several ranks cannot compute; ValueError says what they can."""
+    if isinstance(estimator, Ekfac) and "kronfluence" in (estimator.fitter, estimator.route):
+        fix = 'set fitter = "hooks", which finds the same factors, and route = "auto"'
+        raise ValueError(f"estimator: kronfluence would take a share of the rows apart; {fix}")
+    if not sharded:
+        return
+    fix = 'or parallel = "ddp"'
+    if not isinstance(estimator, Directional):
+        why = 'reads whole parameters, which no rank has with parallel = "fsdp"'
+        raise ValueError(f'estimator: {estimator.kind} {why}; choose "directional", {fix}')
+    if estimator.difference == "forward" or estimator.precision == "bfloat16":
+        why = "forward mode and bfloat16 scoring compute with whole parameters"
+        wanted = 'difference = "one_sided" or "central", in float32'
+        raise ValueError(f"estimator: {why}; set {wanted}, {fix}")

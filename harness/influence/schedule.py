@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from harness.influence.directional_estimator import Directional
-from harness.influence.estimators import AnyEstimator
+from harness.influence.estimators import AnyEstimator, check_ranks
 
 Count = Annotated[int, Field(strict=True, gt=0)]
 CountOrNone = Annotated[int, Field(strict=True, ge=0)]
@@ -49,6 +49,13 @@ class Schedule:
             raise ValueError(
                 f"every: no refresh comes in {num_steps} steps, at {self.every}; lower it"
             )
+
+    def check_ranks(self, sharded: bool) -> None:
+        """Refuse what several ranks cannot compute."""
+        check_ranks(self.estimator, sharded)
+        if sharded and self.fidelity_every:
+            why = "exact row gradients need whole parameters"
+            raise ValueError(f'fidelity_every: {why}; set it to 0, or parallel = "ddp"')
 
     def check_pool(self, num_domains: int) -> None:
         """Refuse more landmarks than the rows that they are drawn from."""

@@ -56,6 +56,7 @@ def write_spec(
 ) -> Path:
     """Write a spec whose name is that of its file."""
     tables = "".join(f"\n[arms.{label}]\n{text}\n" for label, text in arms.items())
+    path.parent.mkdir(exist_ok=True)
     path.write_text(f'{head}\nname = "{path.stem}"\nseeds = {list(seeds)}\n{SHARED}{tables}')
     return path
 

@@ -62,6 +62,22 @@ class Dies(Mixer):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Stumbles(Mixer):
+    """Fails at a step for as long as a file is there: everywhere, or on one rank alone."""
+
+    stone: str
+    step: int = 8
+    rank: str | None = None
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Raise when it is time."""
+        here = self.rank in (None, os.environ.get("RANK"))
+        if view.step == self.step and here and Path(self.stone).exists():
+            raise MemoryError(f"stumbled at step {view.step}")
+        return uniform(len(view.domains))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Waits(Mixer):
     """Stops at a step until a file appears, so that a test can act in the middle of a run."""
 
