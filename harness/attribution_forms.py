@@ -61,8 +61,16 @@ class AttributeInspect(_Staged):
 class AttributeScore(_Staged):
     """Score training rows for every query, with every estimator of the spec; it resumes.
 
+    Positive: training on the row lowers the query's loss. What is computed and kept (a rank, parts
+    by module or token, norms) are keys of [scores].
+
     Example: steelyard attribute score sweeps/attribution/demo.toml --out runs/attribution
     """
+
+    on_nonfinite: Literal["error", "retry-float32", "more-damping", "mask"] | None = None
+    """What follows NaN or infinity, in place of the spec's scores.on_nonfinite; recorded."""
+    npz: bool = False
+    """Also write LABEL.npz beside the pages: `scores` [queries, rows], names and row numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +82,39 @@ class AttributeTop(_Staged):
 
     k: int = 5
     """Rows at either end."""
+    estimator: tuple[str, ...] = ()
+    """Labels of estimators to show, the first in the terminal too; by default all of them."""
+    queries: tuple[str, ...] = ()
+    """Queries to show in the terminal, by name; by default the first ten. The page has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeSelect(_Staged):
     """Write a filtered or reweighted training set, ready for the next run.
 
+    A row's value is its mean score for the wanted queries less that for the unwanted ones, each
+    query's in units of its standard deviation over rows. Beside the rows come the held-back splits,
+    a spec's [domains] that reads them all, and where they are from. Set one of keep, drop, weights.
+
     Example: steelyard attribute select sweeps/attribution/demo.toml --keep .5 --to kept.jsonl
     """
+
+    to: Path
+    """The file to write, .jsonl; with several domains, one file each beside it."""
+    keep: float | None = None
+    """Share of the scored rows to keep, the most helpful ones."""
+    drop: float | None = None
+    """Share of the scored rows to leave out, the most harmful ones; 1 and above: their number."""
+    weights: float | None = None
+    """Weight rows by the softmax of their value at this temperature, in tiers that are sampled."""
+    tiers: int = 4
+    """Into so many files of equal size a domain is cut by weight."""
+    estimator: tuple[str, ...] = ()
+    """Labels whose scores are used, their mean; by default the first of the spec."""
+    queries: tuple[str, ...] = ()
+    """Wanted: regular expressions of query names; by default all that are not unwanted."""
+    unwanted: tuple[str, ...] = ()
+    """Regular expressions of the names of queries that show behaviour to be rid of."""
 
 
 @dataclass(frozen=True, kw_only=True)

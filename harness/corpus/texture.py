@@ -66,7 +66,7 @@ def _read_documents(name: str, folder: Path) -> list[Ints]:
     """Return the tokens of each train document, memory-mapped, without its end of text."""
     stream = np.load(folder / tokens_file(name, "train"), mmap_mode="r", allow_pickle=False)
     starts = np.load(folder / starts_file(name, "train"), allow_pickle=False)
-    ends = np.append(starts[1:], len(stream)) - 1
+    ends = np.append(starts, len(stream))[1:] - 1  # none: ready splits may train on nothing
     return [stream[start:end] for start, end in zip(starts, ends, strict=True)]
 
 

@@ -1,0 +1,98 @@
+"""Documents as they were before a row cut them, and the [domains] that read written ones again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.attribution.rows import Shown
+from harness.stream import DocumentShelf, Shelf
+
+if TYPE_CHECKING:
+    from harness.attribution.opened import Opened
+
+HEADING = """# Written by `steelyard attribute select`; where it comes from is in {provenance}.
+# Put these domains into the spec of the next run, with its own model, batch and training.
+"""
+
+TIERS = """# In an ablation: each tier is sampled as often as its rows' weights ask. The untrained
+# domain has the held-back text of the run that was attributed; each tier gives up some of its own
+# as well, by [splits]."""
+
+
+def document(opened: Opened, split: Any, domain: str, row: int) -> Shown:
+    """Return a row's text: the whole document where a row is one, else what stands in the row."""
+    stream, mask = opened.store.stream(domain, split), opened.store.mask(domain, split)
+    first, end = _span(opened, split, domain, row)
+    tokens = stream[first:end]
+    counted = np.ones(len(tokens), bool) if mask is None else np.asarray(mask[first:end])
+    asked = len(tokens) - int(counted.sum())  # a prompt stands at the beginning
+    decode = opened.tokenizer.decode
+    prompt = decode(tokens[:asked].tolist()) if asked else ""
+    return Shown(prompt, decode(tokens[asked:].tolist()))
+
+
+def num_documents(opened: Opened, split: Any, domain: str) -> int:
+    """Return how many documents a split of a domain has."""
+    return len(opened.store.documents(domain, split))
+
+
+def _span(opened: Opened, split: Any, domain: str, row: int) -> tuple[int, int]:
+    """Return where a row's text begins and ends in its stream, the end of text left out."""
+    stream = opened.store.stream(domain, split)
+    shelf = opened.view.stream.train
+    if split == "train" and isinstance(shelf, Shelf) and not isinstance(shelf, DocumentShelf):
+        first, size = shelf.span(domain, row)
+        return first, first + size + 1
+    starts = opened.store.documents(domain, split)
+    end = int(starts[row + 1]) if row + 1 < len(starts) else len(stream)
+    return int(starts[row]), end - 1
+
+
+def spec_text(
+    files: dict[str, dict[str, Any]],
+    held_back: dict[str, dict[str, dict[str, Any]]],
+    sampling: dict[str, float],
+) -> str:
+    """Return TOML: a domain per file of rows; tiers share an untrained one with other splits."""
+    first = next(iter(files.values()))["path"]
+    stem = first.stem if not sampling else first.stem.rsplit("-", 2)[0]
+    parts = [HEADING.format(provenance=f"{stem}.provenance.json")]
+    for name, facts in files.items():
+        splits = {"train": facts["path"]}
+        if not sampling:
+            ready = held_back.get(facts["domain"], {})
+            splits |= {split: one["path"] for split, one in ready.items()}
+        parts.append(_domain(name, splits, facts["prompt"], is_trained=True))
+    if sampling:
+        for domain, ready in held_back.items():
+            paths = {split: one["path"] for split, one in ready.items()}
+            has_prompt = any(one["prompt"] for one in ready.values())
+            parts.append(_domain(domain, paths, has_prompt, is_trained=False))
+        weights = ", ".join(f"{_key(n)} = {share:.6g}" for n, share in sampling.items())
+        parts.append(TIERS)
+        parts.append(f'[arms.weighted]\nmethod = "static"\nsettings.weights = {{ {weights} }}\n')
+    return "\n".join(parts)
+
+
+def _domain(name: str, splits: dict[str, Path], has_prompt: bool, is_trained: bool) -> str:
+    lines = [f"[domains.{_key(name)}]", 'kind = "files"', 'format = "jsonl"']
+    if has_prompt:
+        lines += ['prompt = "{prompt}"', 'answer = "{answer}"']
+    if not is_trained:
+        lines.append("train = false")
+    ready = ", ".join(f"{split} = [{_quoted(str(path))}]" for split, path in splits.items())
+    lines.append(f"splits = {{ {ready} }}")
+    return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    """Return a key of TOML; a name with a dot is two of them unless it is quoted."""
+    return _quoted(name) if "." in name else name
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
