@@ -64,6 +64,14 @@ class Desk:
 
         return load_queries(self.opened, self.spec.queries, self.say)
 
+    def stores(self) -> list[Path]:
+        """Return the folder of every estimator's scores; SpecError where one is not there."""
+        from harness.attribution.score import open_scores
+
+        what = (self.opened, self.pool, self.queries, self.spec)
+        labels = self.spec.scores.estimators
+        return [open_scores(*what, label, self.places).folder for label in labels]
+
 
 def carry_out(command: Any, overrides: Sequence[str], prog: str, console: Console) -> int:
     """Do what a form of `steelyard attribute` asks; return the exit code."""
@@ -119,6 +127,15 @@ def _score(desk: Desk) -> None:
         desk.say(f"scores of {label}: {folder}")
 
 
+def _top(desk: Desk) -> None:
+    tables = importlib.import_module("reports.attribution.top_table")
+    stores, k = desk.stores(), getattr(desk.command, "k", 5)
+    names = getattr(desk.command, "queries", ())
+    desk.console.print(tables.table(stores[0], k, tuple(names)))
+    page = importlib.import_module("reports.attribution.top").write(stores, desk.places.pages, k)
+    desk.say(f"top rows: {page}")
+
+
 def _evaluate(desk: Desk) -> None:
     from harness.attribution.evaluation.parts import evaluate
 
@@ -127,9 +144,25 @@ def _evaluate(desk: Desk) -> None:
     desk.say(f"evaluation: {folder}")
 
 
+def _run(desk: Desk) -> None:
+    """Do every stage; what is done already is found."""
+    for number, (stage, do) in enumerate(STAGES.items(), start=1):
+        desk.console.rule(f"{number} of {len(STAGES)}: {stage}", align="left", characters=" ")
+        do(desk)
+
+
+STAGES: dict[str, Callable[[Desk], None]] = {
+    "train": _train,
+    "fit": _fit,
+    "score": _score,
+    "top": _top,
+    "evaluate": _evaluate,
+}
 DOING: dict[type, Callable[[Desk], None]] = {
     forms.AttributeTrain: _train,
     forms.AttributeFit: _fit,
     forms.AttributeScore: _score,
+    forms.AttributeTop: _top,
     forms.AttributeEvaluate: _evaluate,
+    forms.AttributeRun: _run,
 }
