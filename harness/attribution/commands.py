@@ -64,12 +64,12 @@ class Desk:
 
         return load_queries(self.opened, self.spec.queries, self.say)
 
-    def stores(self) -> list[Path]:
-        """Return the folder of every estimator's scores; SpecError where one is not there."""
+    def stores(self, chosen: Sequence[str] = ()) -> list[Path]:
+        """Return the folders of scores, by default every estimator's; SpecError where lacking."""
         from harness.attribution.score import open_scores
 
         what = (self.opened, self.pool, self.queries, self.spec)
-        labels = self.spec.scores.estimators
+        labels = chosen or list(self.spec.scores.estimators)
         return [open_scores(*what, label, self.places).folder for label in labels]
 
 
@@ -120,20 +120,44 @@ def _fit(desk: Desk) -> None:
 
 def _score(desk: Desk) -> None:
     from harness.attribution.score import score
+    from harness.attribution.store import ScoreStore, export_npz
 
-    what = (desk.opened, desk.pool, desk.queries, desk.spec)
-    for label in desk.spec.scores.estimators:
+    choice, spec = getattr(desk.command, "on_nonfinite", None), desk.spec
+    if choice is not None:
+        spec = replace(spec, scores=replace(spec.scores, on_nonfinite=choice))
+    what = (desk.opened, desk.pool, desk.queries, spec)
+    for label in spec.scores.estimators:
         folder = score(*what, label, desk.places, desk.progress, desk.say)
         desk.say(f"scores of {label}: {folder}")
+        if getattr(desk.command, "npz", False):
+            path = export_npz(ScoreStore.open(folder), desk.places.pages / f"{label}.npz")
+            desk.say(f"as one array: {path}")
 
 
 def _top(desk: Desk) -> None:
     tables = importlib.import_module("reports.attribution.top_table")
-    stores, k = desk.stores(), getattr(desk.command, "k", 5)
+    stores = desk.stores(getattr(desk.command, "estimator", ()))
+    k = getattr(desk.command, "k", 5)
     names = getattr(desk.command, "queries", ())
     desk.console.print(tables.table(stores[0], k, tuple(names)))
     page = importlib.import_module("reports.attribution.top").write(stores, desk.places.pages, k)
     desk.say(f"top rows: {page}")
+
+
+def _select(desk: Desk) -> None:
+    from harness.attribution.select import Selecting, select
+
+    asked = desk.command
+    names = ("keep", "drop", "weights", "tiers", "queries", "unwanted")
+    options = build(Selecting, {name: getattr(asked, name) for name in names}, "attribute select")
+    first = next(iter(desk.spec.scores.estimators))
+    counts = select(desk.stores(asked.estimator or (first,)), options, asked.to, desk.opened)
+    desk.say(f"{counts['kept']} of {counts['rows']} rows kept, {counts['scored']} had a score")
+    for domain in counts["emptied_domains"]:
+        desk.say(f"no row of domain {domain!r} is left")
+    for path in counts["files"]:
+        desk.say(f"rows: {path}")
+    desk.say(f"domains for the next spec: {counts['spec']}")
 
 
 def _evaluate(desk: Desk) -> None:
@@ -163,6 +187,7 @@ DOING: dict[type, Callable[[Desk], None]] = {
     forms.AttributeFit: _fit,
     forms.AttributeScore: _score,
     forms.AttributeTop: _top,
+    forms.AttributeSelect: _select,
     forms.AttributeEvaluate: _evaluate,
     forms.AttributeRun: _run,
 }

@@ -56,7 +56,7 @@ class Selecting:
         ways = [n for n in ("keep", "drop", "weights") if getattr(self, n) is not None]
         if len(ways) != 1:
             there = " and ".join(ways) or "none"
-            raise ValueError(f"select: set one of keep, drop and weights; {there} is set")
+            raise ValueError(f"set one of keep, drop and weights; {there} is set")
         if self.drop is not None and self.drop >= 1 and self.drop != int(self.drop):
             raise ValueError(f"drop: {self.drop}; from 1 on it is a number of rows, a whole one")
         return self
@@ -99,6 +99,7 @@ def select(
         "kept": len(kept),
         "left_out": len(picks) - len(kept),
         "emptied_domains": emptied,
+        "files": [str(facts["path"]) for facts in files.values()],
         "spec": str(to.with_suffix(".toml")),
     }
     write_json(to.with_suffix(".provenance.json"), _provenance(found, options, counts, files))
