@@ -23,7 +23,8 @@ def test_scores_are_made_shown_and_selected_by(tiny_run: Any, tmp_path: Path) ->
     spec, out = tmp_path / "a.toml", tmp_path / "out"
     spec.write_text(
         f"name = 'x'\nrun = {json.dumps(str(tiny_run.folder))}\n"
-        "[queries]\nkind = 'split'\nrows = 3\n[scores]\nestimators = ['grad_dot', 'grad_cos']\nrows = 20\n"
+        "[queries]\nkind = 'split'\nrows = 3\n[scores]\n"
+        "estimators = ['grad_dot', 'grad_cos']\nrows = 20\n"
     )
     said = io.StringIO()
 
