@@ -60,6 +60,7 @@ ONE_DOOR = {
     "tokenizers": {"harness/corpus/tokenizer.py"},
     "plotly": {
         "reports/attribution/curves.py",
+        "reports/attribution/evaluation_figures.py",
         "reports/curve_figures.py",
         "reports/figures.py",
         "reports/pareto.py",
