@@ -121,8 +121,13 @@ class AttributeSelect(_Staged):
 class AttributeEvaluate(_Staged):
     """Judge the attribution (retraining on subsets, ...) and the model (answers, benchmarks).
 
+    The spec's [evaluate] says which parts; each is found when it was measured before, and resumes.
+
     Example: steelyard attribute evaluate sweeps/attribution/demo.toml --out runs/attribution
     """
+
+    runs: tuple[str, ...] = ()
+    """Folders of finished runs, such as an ablation's, whose answers and choices are judged too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,9 +163,15 @@ def _select(desk: Desk) -> None:
 def _evaluate(desk: Desk) -> None:
     from harness.attribution.evaluation.parts import evaluate
 
-    what = (desk.opened, desk.pool, desk.queries, desk.spec)
+    spec, options = desk.spec, desk.spec.evaluate
+    runs = (*options.runs, *getattr(desk.command, "runs", ()))
+    spec = replace(spec, evaluate=replace(options, runs=runs))
+    what = (desk.opened, desk.pool, desk.queries, spec)
     folder = evaluate(*what, desk.places, desk.progress, desk.say)
-    desk.say(f"evaluation: {folder}")
+    evaluation = importlib.import_module("reports.attribution.evaluation")
+    for line in evaluation.summary(folder):
+        desk.say(f"- {line}")
+    desk.say(f"evaluation: {evaluation.write(folder, desk.places.pages)}")
 
 
 def _run(desk: Desk) -> None:

@@ -42,8 +42,8 @@ def names(judged: Judged) -> list[str]:
         header = read_json(Path(folder) / HEADER)
         if header is None or header["status"] != "finished":
             raise SpecError(f"evaluate.runs: {folder} holds no finished run; give OUT/runs/RUN_ID")
-        if header["run_id"] in found:
-            raise SpecError(f"evaluate.runs: {folder} is named twice; remove one")
+        if header["run_id"] in (*found, judged.opened.run_id):
+            raise SpecError(f"evaluate.runs: {folder} is judged already; leave it out")
         found.append(header["run_id"])
     return found
 

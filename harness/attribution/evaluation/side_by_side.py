@@ -2,7 +2,7 @@
 
 Metrics are harness/attribution/evaluation/metrics.py's. The rows that are said to have helped the
 query's answer most stand beside it: where the queries' answers were generated, these are the rows
-behind what the fine-tuned model says.
+behind what the fine-tuned model says. Of plain text the first half is the prompt.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from harness.attribution.evaluation.answers import say_to
 from harness.attribution.evaluation.metrics import measured
 from harness.attribution.evaluation.removal import spread, top
 from harness.attribution.query_spec import PromptQueries
-from harness.errors import SpecError
 
 if TYPE_CHECKING:
     from harness.attribution.evaluation.judged import Found, Judged
+    from harness.attribution.rows import Shown
 
 ROWS = 3  # shown behind each answer
 SHOWN_CHARACTERS = 600
@@ -26,16 +26,13 @@ SHOWN_CHARACTERS = 600
 def measure(judged: Judged) -> Found:
     """Return, for each query that is asked, answers and metrics by model."""
     options, queries, names = judged.options, judged.queries, models.names(judged)
-    asked = [q for q in range(len(queries)) if queries.shown[q].prompt.strip()]
-    asked = [asked[i] for i in spread(len(asked), options.prompts)]
-    if not asked:
-        fix = "take prompts, or a domain with prompt and answer, or leave answers out"
-        raise SpecError(f"evaluate.parts: answers needs prompts, and the queries are text; {fix}")
+    asked = spread(len(queries), options.prompts)
     generated = isinstance(judged.spec.queries, PromptQueries) and (
         judged.spec.queries.answers == "generated"
     )
-    prompts = [queries.shown[q].prompt for q in asked]
-    rights = [None if generated else queries.shown[q].answer for q in asked]
+    pairs = [prompted(queries.shown[q]) for q in asked]
+    prompts = [prompt for prompt, _ in pairs]
+    rights = [None if generated else right for _, right in pairs]
     rows: list[dict[str, Any]] = [
         {"query": queries.names[q], "prompt": prompt, "right": right, "answers": {}, "metrics": {}}
         for q, prompt, right in zip(asked, prompts, rights, strict=True)
@@ -51,7 +48,18 @@ def measure(judged: Judged) -> Found:
             advance(1)
     for row, q in zip(rows, asked, strict=True):
         row["rows"] = {label: _behind(judged, label, q) for label in judged.estimators}
-    return {"models": names, "generated": generated, "answers": rows}
+    continued = sum(not queries.shown[q].prompt.strip() for q in asked)
+    facts = {"models": names, "generated": generated, "continued": continued}
+    return {**facts, "answers": rows}
+
+
+def prompted(shown: Shown) -> tuple[str, str]:
+    """Return what a model is asked and what is right; of plain text, its halves by words."""
+    if shown.prompt.strip():
+        return shown.prompt, shown.answer
+    words = shown.answer.split(" ")
+    half = max(1, len(words) // 2)
+    return " ".join(words[:half]), "".join(f" {word}" for word in words[half:])
 
 
 def _behind(judged: Judged, label: str, q: int) -> list[dict[str, Any]]:

@@ -141,7 +141,7 @@ def _answers(generator: np.random.Generator) -> dict[str, Any]:
                 "rows": {"good": [behind] * 3},
             }
         )
-    return {"models": ["base", "fine-tuned"], "generated": False, "answers": rows}
+    return {"models": ["base", "fine-tuned"], "generated": False, "continued": 0, "answers": rows}
 
 
 def made(folder: Path, which: tuple[str, ...] = ()) -> Path:

@@ -26,7 +26,7 @@ from harness.attribution.evaluation.metrics import measured
 from harness.attribution.evaluation.parts import INDEX, evaluate, part_key
 from harness.attribution.places import Places
 from harness.attribution.query_spec import PromptQueries
-from harness.attribution.rows import Queries
+from harness.attribution.rows import Queries, Shown
 from harness.attribution.spec import Attribution
 from harness.errors import SpecError
 from harness.files import read_json
@@ -126,8 +126,6 @@ def test_plain_text_has_no_labels(judge: Judge) -> None:
             return 1
 
         def shown(self, _: int) -> Any:
-            from harness.attribution.rows import Shown
-
             return Shown("", "text")
 
     with pytest.raises(SpecError, match="rows of plain text have no labels"):
@@ -193,6 +191,12 @@ def test_models_answer_side_by_side(judge: Judge, tiny_run: TinyRun) -> None:
     assert [row["answers"]["fine-tuned"] for row in found["answers"]] == said
     assert [row["answers"]["base"] for row in found["answers"]] != said
     assert first["metrics"]["base"] == measured(first["answers"]["base"], first["right"])
+
+
+def test_plain_text_is_continued() -> None:
+    assert side_by_side.prompted(Shown("Q?", " A")) == ("Q?", " A")
+    assert side_by_side.prompted(Shown("", "one two three four")) == ("one two", " three four")
+    assert side_by_side.prompted(Shown("", "one")) == ("one", "")
 
 
 def test_generated_answers_have_no_right_one(judge: Judge) -> None:
