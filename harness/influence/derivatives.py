@@ -25,6 +25,7 @@ import torch
 
 from harness.influence.row_gradients import row_losses
 from harness.influence.selection import kind_of
+from harness.influence.spread import whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -107,6 +108,28 @@ def plain_product(model: nn.Module, rows: Batch, along: Direction) -> Tensor:
     return torch.stack([(v.double() * g.double()).sum() for v, g in pairs]).sum()[None]
 
 
+def spread_product(model: nn.Module, rows: Batch, along: Direction) -> Tensor:
+    """Return `plain_product` of a model that is spread over ranks, which has no other backward.
+
+    Every rank runs the same rows, so that their gradients arrive `count` times.
+    """
+    parameters = dict(model.named_parameters())
+    kept = {name: parameter.grad for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    try:
+        with torch.enable_grad():
+            row_losses(model, rows, "mean").sum().backward()  # type: ignore[no-untyped-call]
+        found = {name: parameters[name].grad for name in along}
+    finally:
+        for name, parameter in parameters.items():
+            parameter.grad = kept[name]
+    there = [(along[name], gradient) for name, gradient in found.items() if gradient is not None]
+    total = sum(float((v.double() * gradient.double()).sum()) for v, gradient in there)
+    count = next(iter(along.values())).device_mesh.size()  # type: ignore[attr-defined]
+    return torch.tensor([total / count], dtype=torch.float64)
+
+
 @contextmanager
 def _tapped(
     model: nn.Module,
@@ -133,7 +156,7 @@ def _tapped(
         given = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
 
         def product(q: int, gradient: Tensor) -> list[Tensor]:
-            mine = {key: tangent[q] for key, tangent in tangents.items()}
+            mine = {key: whole(tangent[q]) for key, tangent in tangents.items()}
             if _is_wide(module, mine):
                 return _at_input(module, given, mine, gradient)
             resting[0] = True

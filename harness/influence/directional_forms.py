@@ -20,6 +20,7 @@ from harness.influence.derivatives import (
     by_hooks,
     eager_twin,
     plain_product,
+    spread_product,
 )
 from harness.influence.directional import (
     AGREEMENT,
@@ -32,6 +33,7 @@ from harness.influence.directional import (
 )
 from harness.influence.flops import billed, counter
 from harness.influence.row_gradients import Precision, row_losses
+from harness.influence.spread import is_spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,11 +96,18 @@ def exact_form(view: View, rows: Batch, along: Direction, disagreement: float) -
     with counter() as counted:
         scores = by_hooks(model, rows, stacked)
     flops = float(counted.get_total_flops())
-    wanted = plain_product(model, rows, along)  # its weight gradients cost what the products do
+    spread = any(is_spread(v) for v in along.values())
+    # its weight gradients cost what the products do
+    wanted = (spread_product if spread else plain_product)(model, rows, along)
     view.bill(2 * flops, 2 * rows.targets.numel())
     size = float(scores.abs().sum().clamp(min=1e-300))
     if abs(float(scores.sum() - wanted.sum())) / size < COVERED:
         return Form("vector", disagreement=disagreement, flops=flops / len(rows.rows))
+    if spread:
+        raise ValueError(
+            "the model reads a parameter from outside its module, so that no finite difference and "
+            'no product by modules is right here with parallel = "fsdp"; use "ddp"'
+        )
     return Form("forward", disagreement=disagreement)
 
 

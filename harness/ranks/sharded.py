@@ -9,6 +9,7 @@ difference, and put back to the bit: gathered ones would not fit twice.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,8 @@ class Sharded(Many):
         """Stand in `group`; from now on numbers are read whole, in this process."""
         super().__init__(group)
         WholeNumbers().__enter__()  # type: ignore[no-untyped-call]
+        # an estimator's hooks return views, and nothing is written into them
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
     def placed(self, model: nn.Module, device: str) -> nn.Module:
         """Return the model with every parameter spread over the ranks."""

@@ -25,7 +25,7 @@ SETTINGS = {
     "exact": f'{{ {INFLUENCE}, estimator = "grad_dot" }}',
     "ekfac": f'{{ {INFLUENCE}, estimator = {{ kind = "ekfac", fitter = "hooks" }} }}',
 }
-SHARED = {"uniform", "influence", "stumbles"}  # arms of every group
+SHARED = {"uniform", "influence", "vector", "stumbles"}  # arms of every group
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Groups:
     trips = f'method = "misbehaving:Stumbles"\nsettings = {{ stone = "{other}", rank = "1" }}'
     arms = {"uniform": ARMS["uniform"], "doremi": ARMS["doremi"]}
     arms |= {k: f'method = "influence"\nsettings = {v}' for k, v in SETTINGS.items()}
+    distrusts = f"{{ {INFLUENCE}, estimator = {{ check_rows = 2 }} }}"
+    arms["vector"] = f'method = "misbehaving:Distrusts"\nsettings = {distrusts}'
     arms["stumbles"] = stumbles
     whole = write_spec(folder / "whole" / f"{NAME}.toml", arms, (0,))
     some = {label: arms[label] for label in arms if label in SHARED} | {"trips": trips}
@@ -160,6 +162,20 @@ def test_directional_scores_are_those_of_one_rank(groups: Groups, parallel: str)
     weights = [group.records("influence", "step")[-1]["weights"] for group in (groups.one, two)]
     assert max(weights[0]) > 0.4  # it has moved
     assert two.header("influence")["run_id"] == groups.one.header("influence")["run_id"]
+
+
+def test_where_no_difference_is_trusted_shards_are_differentiated_by_modules(
+    groups: Groups,
+) -> None:
+    """The exact form takes over with FSDP too, and finds what one rank finds."""
+    (note, *_), (found, *_) = (
+        [r["values"] for r in group.records("vector", "note") if r["name"] == "rebalance"]
+        for group in (groups.one, groups.fsdp)
+    )
+
+    assert note["form"] == found["form"] == "vector"
+    assert found["raw_scores"] == pytest.approx(note["raw_scores"], rel=1e-4)
+    assert_close(groups.one.records("vector"), groups.fsdp.records("vector"), weights=1e-5)
 
 
 @pytest.mark.parametrize("label", ["exact", "ekfac"])

@@ -12,13 +12,16 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from baselines.influence import Influence
 from baselines.static import Static
 from harness.api import Mixer
 from harness.domains import uniform
+from harness.influence import directional_forms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +78,16 @@ class Stumbles(Mixer):
         if view.step == self.step and here and Path(self.stone).exists():
             raise MemoryError(f"stumbled at step {view.step}")
         return uniform(len(view.domains))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Distrusts(Influence):
+    """Influence that trusts no finite difference, so that the exact form takes over."""
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Return the weights [K] by exact derivatives."""
+        with patch.object(directional_forms, "AGREEMENT", 0.0):
+            return super().propose(view, state)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
