@@ -27,7 +27,7 @@ from harness.preflight import (
     settle_wandb,
 )
 from harness.ranks.launch import is_launched
-from harness.resolve import num_fitting, resolve
+from harness.resolve import num_fitting, reasons, resolve
 from harness.spec import Ablation, RunSpec
 from harness.trackers import UNREACHABLE, Mirror
 from harness.worker import Outcome, Progress, Site, Task
@@ -119,6 +119,7 @@ def run_ablation(
         log(warnings)
         display.warn(warnings)
         cells = begin(written, out, store, model_id, shlex.join(command))
+        cells.content["chosen"] = reasons(ablation)
         cells.content["warnings"] = [warning.to_json() for warning in warnings]
         cells.save()
         display.open(len(tasks), len(found))

@@ -169,7 +169,8 @@ def compiled_losses(model: nn.Module) -> Callable[[Batch], Tensor]:
     import torch._inductor.config as inductor  # here: it takes a second
 
     # no kernel is chosen by a timing, which would choose another sum the next time
-    inductor.deterministic = True
+    if hasattr(inductor, "deterministic"):  # since torch 2.10
+        inductor.deterministic = True
     compute = torch.compile(partial(_token_losses, model), dynamic=False)
 
     def losses(batch: Batch) -> Tensor:

@@ -94,6 +94,8 @@ def check_name(ablation: Ablation, out: Path, text_id: str, model_id: str) -> No
     # A margin that is set once results are seen is a verdict by choice, so it is kept like any key;
     # a file of before the key existed could not declare one, and may once.
     old = {"margin": new["margin"], **before["spec"]}
+    if old.get("compile") is False and new["compile"] == "auto":  # what `auto` was called before
+        old["compile"] = "auto"
     is_same_text = before["corpus_id"] == text_id
     if is_same_text:
         old = {**old, "domains": new["domains"], "tokenizer": new["tokenizer"]}

@@ -1,25 +1,26 @@
 """From an Ablation to one RunSpec per arm and seed: everything that was `auto` gets a value.
 
-What is chosen depends on what the machine is, never on timings, so that resolving twice gives the
-same run ids. Nothing here imports torch unless a CUDA device may be present.
+What is chosen depends on what the machine is (harness/choices.py), never on timings, so that
+resolving twice gives the same run ids. Nothing here imports torch unless a CUDA device may be
+present.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from pathlib import Path
 from typing import Literal
 
 from harness.api import Mixer
 from harness.binding import bound
+from harness.choices import ASKED, SMALL_PARAMETERS, choose, num_cores
 from harness.errors import SpecError
 from harness.identity import digest
 from harness.shapes import estimate_parameters
 from harness.spec import Ablation, Arm, RunSpec
 
-# Under this size one thread a run is fastest: several runs at once beat one run on all cores.
-SMALL_PARAMETERS = 20_000_000
+# `python -m tests.bench.device --only small_runs` measures what several at once gain.
+SMALL_RUNS_ON_A_GPU = 4
 
 
 def resolve(
@@ -30,6 +31,7 @@ def resolve(
     `model_id` is the fingerprint of `model.source`, which is a local folder by now.
     """
     device = _device(ablation)
+    chosen = choose(ablation, device)
     mixers = bound({label: arm.settings for label, arm in ablation.arms.items()})
     shared = {
         "corpus": ablation.corpus,
@@ -41,9 +43,9 @@ def resolve(
         "targets": ablation.targets,
         "max_repetitions": ablation.max_repetitions,
         "device": device,
-        "precision": _precision(ablation, device),
-        "threads": _threads(ablation),
-        "compile": ablation.compile,
+        "precision": chosen.precision,
+        "threads": chosen.threads,
+        "compile": chosen.compile,
         "corpus_id": corpus_id,
         "model_id": model_id,
         "engine": engine(),
@@ -86,33 +88,28 @@ def _device(ablation: Ablation) -> Literal["cpu", "cuda"]:
     return "cpu"
 
 
-def _precision(ablation: Ablation, device: str) -> Literal["float32", "bfloat16"]:
-    if ablation.precision != "auto":
-        return ablation.precision
-    return "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
+def reasons(ablation: Ablation) -> dict[str, str]:
+    """Return why each thing that was `auto` in the spec is what it is, by name."""
+    device = _device(ablation)
+    found = choose(ablation, device)
+    asked = ablation.device != "auto"
+    why = ASKED if asked else f"{'a' if device == 'cuda' else 'no'} GPU is there"
+    values = {"device": device, **{k: getattr(found, k) for k in found.reasons}}
+    told = {"device": why, **found.reasons}
+    return {name: f"{_plainly(values[name])}: {reason}" for name, reason in told.items()}
 
 
-def cpu_has_bfloat16() -> bool:
-    """Tell whether the processor has units for bfloat16 products."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _threads(ablation: Ablation) -> int:
-    if ablation.threads != "auto":
-        return ablation.threads
-    size = estimate_parameters(ablation.model, ablation.tokenizer.vocab_size)
-    return 1 if size < SMALL_PARAMETERS else num_cores()
+def _plainly(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def num_fitting(spec: RunSpec) -> int:
-    """Return how many such runs go at once: one on a GPU, else as many as have their threads."""
-    return 1 if spec.device == "cuda" else max(1, num_cores() // spec.threads)
+    """Return how many such runs go at once: as many as have their threads, few on a GPU.
 
-
-def num_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    There it is one, unless the model is so small that the GPU waits for its host most of the time.
+    """
+    most = max(1, num_cores() // spec.threads)
+    if spec.device == "cpu":
+        return most
+    size = estimate_parameters(spec.model, spec.corpus.tokenizer.vocab_size)
+    return min(most, SMALL_RUNS_ON_A_GPU) if size < SMALL_PARAMETERS else 1

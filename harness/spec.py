@@ -403,7 +403,8 @@ class Ablation:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Count | Auto = "auto"
-    compile: Annotated[bool, Field(strict=True)] = False
+    compile: Annotated[bool, Field(strict=True)] | Auto = "auto"
+    """Compile the training step; auto: for long runs of models from scratch (choices.py)."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """How the ranks that torchrun starts hold a model: each whole, or each a share of it. It takes
     no part in a run's identity, nor does their number: they change no more than sums' rounding."""

@@ -35,7 +35,7 @@ LAYERS = [
     {"model", "optim", "cost", "records", "keeping", "recompute"},
     {"pretrained", "influence", "allocator", "cross_entropy", "cross_entropy_node", "corruption"},
     {"packing", "transfer"},
-    {"hashes"},
+    {"hashes", "choices"},
     {"files", "shapes"},
     {"spec", "domains", "rng"},
     {"identity", "binding"},

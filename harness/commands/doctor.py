@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from harness.resolve import cpu_has_bfloat16, num_cores
+from harness.choices import BFLOAT16_UNITS, cpu_units, num_cores
 
 SECONDS = 120  # for the child: torch and transformers on a cold, busy disk
 NEEDED_BYTES = 2_000_000_000  # free in --out: the demo and its corpus, with room
@@ -183,9 +183,10 @@ def _cores() -> Iterator[Finding]:
     yield Finding(
         level, f"{cores} core{'s' * (cores > 1)}: as many small runs at once{capped}", fix
     )
-    units = "with" if cpu_has_bfloat16() else "without"
-    precision = "bfloat16" if cpu_has_bfloat16() else "float32"
-    yield Finding("ok", f'CPU {units} bfloat16 units: precision = "auto" means {precision}')
+    found = cpu_units(BFLOAT16_UNITS)
+    units = f"with bfloat16 units ({', '.join(found)})" if found else "without bfloat16 units"
+    precision = "bfloat16" if found else "float32"
+    yield Finding("ok", f'CPU {units}: precision = "auto" means {precision}')
 
 
 def _disk(out: Path) -> Iterator[Finding]:

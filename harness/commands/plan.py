@@ -23,7 +23,7 @@ from harness.files import read_json
 from harness.plans import recall
 from harness.preflight import check_name, localized
 from harness.records import CHECKPOINT, HEADER
-from harness.resolve import num_cores, resolve
+from harness.resolve import num_fitting, resolve
 from harness.shapes import estimate_parameters
 from harness.spec import Ablation, Model, RunSpec
 from harness.trackers import open_trackers
@@ -167,7 +167,7 @@ def forecast(ablation: Ablation, out: Path, jobs: int | None, measure: bool) -> 
 
         per_step = flops[cost_key(first)] / first.num_steps
         rate = Rate(seconds_per_step(first, vocab_size) / per_step, "three steps timed just now")
-    fitting = 1 if first.device == "cuda" else max(1, num_cores() // first.threads)
+    fitting = num_fitting(first)
     return Forecast(
         name=ablation.name,
         cells=cells,

@@ -39,6 +39,7 @@ from harness.influence.parts import Detail, Gather, Gathered, joined, module_nam
 from harness.influence.queries import Queries, query_weights
 from harness.influence.row_gradients import Precision, Reduction, backward
 from harness.influence.selection import Use, choose
+from harness.transfer import Outbound
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -110,6 +111,7 @@ class _Gradients:
         tokens, num_queries = rows.targets.shape[1], _num_queries(prepared)
         for chunk in chunks(rows, self.chunk_rows):
             gather = Gather(uses, detail, len(chunk.rows), tokens, num_queries)
+            arriving: list[tuple[str, Outbound, Outbound | None]] = []  # the pass waits for none
             lengths: dict[str, Tensor] = {}
             flops = [float(prepared["flops"]) * len(chunk.rows)]
 
@@ -117,14 +119,13 @@ class _Gradients:
                 name: str,
                 factors: list[Factors],
                 gather: Gather = gather,
-                lengths: dict[str, Tensor] = lengths,
+                arriving: list[tuple[str, Outbound, Outbound | None]] = arriving,
                 flops: list[float] = flops,
             ) -> None:
                 query, scale = _query_of(prepared, name), prepared.get(f"scale:{name}")
                 found = products([whole(f) for f in factors], query, scale, squares, room)
-                gather.add(name, found.dots.double().cpu())
-                if found.squares is not None:
-                    lengths[name] = found.squares.double().cpu()
+                squared = None if found.squares is None else Outbound(found.squares.double())
+                arriving.append((name, Outbound(found.dots.double()), squared))
                 flops += [found.flops, gather.add_tokens(factors, query)]
 
             losses = backward(
@@ -137,6 +138,10 @@ class _Gradients:
                 together=squares,
                 tokens="tokens" in detail,
             )
+            for name, dots, squared in arriving:
+                gather.add(name, dots.read())
+                if squared is not None:
+                    lengths[name] = squared.read()
             view.bill(sum(flops), chunk.targets.numel())
             for name, values in {"loss": losses, **gather.dots, **lengths}.items():
                 refuse_non_finite(view, chunk, name, values)

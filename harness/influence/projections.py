@@ -88,6 +88,8 @@ class CountSketch:
     def project(self, name: str, gradient: Tensor) -> Tensor:
         """Return the module's share [B, num_dims] of the sketch of gradient [B, ...]."""
         flat = _flat(name, gradient)
+        if flat.device.type != "cpu":
+            return self._projected_at_once(name, flat)
         # Twice as wide: a rotated segment is added in one piece, and the overhang folded back.
         unfolded = flat.new_zeros(len(flat), 2 * self.num_dims, dtype=_sum_dtype(flat))
         group = max(1, CACHED // self.num_dims) if flat.device.type == "cpu" else max(1, len(flat))
@@ -96,6 +98,20 @@ class CountSketch:
                 segments = flat[low : low + group, start : start + len(sign)]
                 self._add(unfolded[low : low + group], segments, sign, shifts)
         return unfolded[:, : self.num_dims] + unfolded[:, self.num_dims :]
+
+    def _projected_at_once(self, name: str, flat: Tensor) -> Tensor:
+        """Return the sketch where calls are dear and memory is not: the same sums, reordered."""
+        total = flat.new_zeros(len(flat), self.num_dims, dtype=_sum_dtype(flat))
+        place = torch.arange(self.num_dims, device=flat.device)
+        for start, sign, shifts in self._chunks(name, flat):
+            segments = flat[:, start : start + len(sign)].to(total.dtype) * sign
+            missing = len(shifts) * self.num_dims - len(sign)
+            whole = torch.nn.functional.pad(segments, (0, missing))
+            whole = whole.view(len(flat), len(shifts), self.num_dims)
+            turned = torch.tensor(shifts, device=flat.device)[:, None]
+            source = (place - turned) % self.num_dims  # [segments, num_dims]
+            total += whole.gather(2, source.expand_as(whole)).sum(1)
+        return total
 
     def _chunks(self, name: str, flat: Tensor) -> Iterator[tuple[int, Tensor, list[int]]]:
         """Yield (first coordinate, signs, shifts of the segments) of whole segments."""

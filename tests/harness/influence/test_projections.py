@@ -373,3 +373,12 @@ def test_bad_input_is_named() -> None:
         LoGra(4, 0)
     with pytest.raises(ValueError, match="w: inputs and output gradients"):
         LoGra().project_factors("w", normal(2, 3, 4), normal(2, 5, 4))
+
+
+@pytest.mark.parametrize("count", [40, 64, 1000])
+def test_a_sketch_all_at_once_is_the_sketch(count: int) -> None:
+    """What a GPU computes, a last segment cut short included: the same sums in another order."""
+    rows = torch.randn(3, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sketch = CountSketch(num_dims=64, seed=1, chunk=256)
+
+    torch.testing.assert_close(sketch._projected_at_once("m", rows), sketch.project("m", rows))
