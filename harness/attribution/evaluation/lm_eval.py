@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ def evaluate(one: Speaking, tasks: tuple[str, ...]) -> dict[str, dict[str, float
     wrapped = fast(tokenizer_object=one.tokenizer, eos_token=end, pad_token=end, bos_token=end)
     try:
         model = HFLM(pretrained=one.model, tokenizer=wrapped)
-        found: Any = simple_evaluate(model=model, tasks=list(tasks), log_samples=False)
+        with torch.random.fork_rng(devices=[]):  # it seeds whatever it finds
+            found: Any = simple_evaluate(model=model, tasks=list(tasks), log_samples=False)
     except Exception as error:  # of its tasks, of the hub, of a task's name
         reason = " ".join(str(error).split())[:200]
         raise SpecError(f"evaluate.lm_eval: {type(error).__name__}: {reason}") from None
