@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from harness.attribution import score_job, store
+from harness.attribution.evaluation.baselines import BASELINES
 from harness.attribution.progress import SILENT, Progress
 from harness.attribution.score_about import about_of, write_texts
 from harness.attribution.score_derive import derive, save_array
@@ -199,6 +200,9 @@ def _fit(job: Job, say: Say) -> tuple[State, Any]:
             job.opened, job.whole, job.spec, chosen, job.places
         )
         return found
+    if chosen.kind in BASELINES:
+        state = chosen.estimator.scored(job.opened, job.pool, job.queries)
+        return state, chosen.estimator
     if chosen.kind not in LEARNING:
         return chosen.estimator.fit(job.opened.view, job.pool.batch([0])), chosen.estimator
     folder = job.folder / FITTED

@@ -36,6 +36,9 @@ KINDS = (
     "jvp_landmark",
     "hidden_landmark",
     "influcoder",
+    "similarity",
+    "bm25",
+    "random",
 )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from harness.attribution import fit
+from harness.attribution.evaluation.baselines import BASELINES, Baseline
 from harness.attribution.fit_key import estimator as settings_of
 from harness.attribution.score_spec import CURVED
 from harness.errors import SpecError
@@ -69,6 +70,8 @@ def choose(spec: Attribution, label: str) -> Chosen:
     if table["kind"] in CURVED:
         strategy = table["kind"]
         return Chosen(label, _curved(spec, label, strategy, table), strategy)
+    if table["kind"] in BASELINES:
+        return Chosen(label, _validated(label, table, Baseline), None)
     estimator = _validated(label, table)
     return Chosen(label, replace(estimator, queries="each"), None)
 
@@ -103,9 +106,9 @@ def _curved(spec: Attribution, label: str, strategy: Any, table: dict[str, Any])
     return found
 
 
-def _validated(label: str, table: dict[str, Any]) -> Any:
+def _validated(label: str, table: dict[str, Any], kind: Any = AnyEstimator) -> Any:
     try:
-        return TypeAdapter(AnyEstimator).validate_python(table)
+        return TypeAdapter(kind).validate_python(table)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])

@@ -4,17 +4,22 @@ similarity   cosine of the model's last hidden states, averaged over the counted
 bm25         words that a row's text and a query's share (bm25s, Lucene's form, its defaults)
 random       normal draws, keyed by seed
 
-All of them are [N, Q], higher for rows that should help more, like every other score here.
+All of them are [N, Q], higher for rows that should help more, like every other score here. By the
+same names they are estimators of [scores], with stores of their own, to be looked at beside others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
+from harness.api import Scores
 from harness.errors import SpecError
 from harness.rng import generator
 
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from harness.api import Batch
+    from harness.api import Batch, Note, State, View
     from harness.attribution.opened import Opened
     from harness.attribution.rows import Pool, Queries
 
@@ -90,3 +95,47 @@ def random(opened: Opened, pool: Pool, queries: Queries, seed: int) -> NDArray[n
 
 
 BASELINES: dict[str, Scorer] = {"similarity": similarity, "bm25": bm25, "random": random}
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Baseline:
+    """A baseline where an estimator is expected: all is known at once, and then looked up."""
+
+    kind: Literal["similarity", "bm25", "random"]
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Of random scores."""
+
+    def scored(self, opened: Opened, pool: Pool, queries: Queries) -> State:
+        """Return every score, and which rows and queries they are of."""
+        total = BASELINES[self.kind](opened, pool, queries, self.seed)
+        every = pool.batch(slice(None))
+        return {
+            "total": torch.from_numpy(total).double(),
+            "rows": _numbers(every),
+            "queries": _numbers(queries.batch),
+        }
+
+    def prepare(self, view: View, fitted: State, query: Batch) -> State:
+        """Return the columns of these queries."""
+        columns = _places(fitted["queries"], _numbers(query))
+        return {"total": fitted["total"][:, columns], "rows": fitted["rows"]}
+
+    def score(self, view: View, prepared: State, rows: Batch) -> Scores:
+        """Return the scores [N, Q] of these rows."""
+        found = prepared["total"][_places(prepared["rows"], _numbers(rows))]
+        return Scores(found, about=self.about())
+
+    def about(self) -> dict[str, Note]:
+        """Return what a score means, for records and reports."""
+        sign = "positive: the row is said to help; nothing of a loss is known"
+        return {"estimator": self.kind, "reduction": "none", "sign": sign, **asdict(self)}
+
+
+def _numbers(batch: Batch) -> Tensor:
+    """Return domain and row [B, 2], which tell rows apart."""
+    return torch.stack([batch.domains, batch.rows], 1).cpu()
+
+
+def _places(among: Tensor, wanted: Tensor) -> list[int]:
+    known = {tuple(pair): place for place, pair in enumerate(among.tolist())}
+    return [known[tuple(pair)] for pair in wanted.tolist()]

@@ -80,7 +80,7 @@ class Judged:
     @property
     def labels(self) -> tuple[str, ...]:
         """Estimators, then baselines."""
-        return (*self.estimators, *self.options.baselines)
+        return tuple(dict.fromkeys((*self.estimators, *self.options.baselines)))
 
     def scores(self, label: str) -> NDArray[np.float64]:
         """Return the scores [N, Q] of an estimator or a baseline."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ import torch
 
 from harness.attribution.evaluation import baselines
 from harness.attribution.opened import Opened
+from harness.attribution.places import Places
 from harness.attribution.rows import Pool, Queries
+from harness.attribution.score import score
+from harness.attribution.score_spec import Scoring
+from harness.attribution.spec import Attribution
+from harness.attribution.store import ScoreStore
+from harness.errors import SpecError
 
 
 @pytest.mark.parametrize("name", list(baselines.BASELINES))
@@ -80,3 +87,24 @@ def test_random_scores_depend_on_their_seed(opened: Opened, pool: Pool, queries:
     one, other = (baselines.random(opened, pool, queries, seed) for seed in (0, 1))
 
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("name", list(baselines.BASELINES))
+def test_a_baseline_is_scored_into_a_store_like_any_estimator(
+    name: str, opened: Opened, pool: Pool, queries: Queries, tmp_path: Path
+) -> None:
+    spec = Attribution(
+        name="b",
+        run=str(opened.folder),
+        scores=Scoring(estimators={"own": {"kind": name, "seed": 3}}, chunk_rows=7),
+    )
+
+    folder = score(opened, pool, queries, spec, "own", Places(tmp_path, "b"), say=lambda _: None)
+
+    store = ScoreStore.open(folder)
+    assert np.allclose(store.total, baselines.BASELINES[name](opened, pool, queries, 3), atol=1e-6)
+    assert store.about["estimator"] == name
+    wrong = replace(spec, scores=Scoring(estimators={"own": {"kind": name, "sed": 3}}))
+    with pytest.raises(SpecError, match=r"^scores\.estimators\.own"):
+        score(opened, pool, queries, wrong, "own", Places(tmp_path, "b"))
+    assert [row.row for row in store.rows()] == [row for _, row in pool.picks]
