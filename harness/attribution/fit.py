@@ -56,7 +56,8 @@ def fit(
     """Return the folder of the factors, complete; found at once when they were fitted before.
 
     SpecError names module, stage, batch and row of what is not finite, where `on_nonfinite` does
-    not say what to do about it or that does not help.
+    not say what to do about it or that does not help; and where earlier factors needed a way out
+    that is not allowed now.
     """
     folder = places.factors(key(opened, pool, factors))
     decisions = Decisions.read(folder)
@@ -103,7 +104,6 @@ def _complete(
 ) -> tuple[Path, dict[str, Any]]:
     refuse_absent(places, opened, pool, factors)
     folder = places.factors(key(opened, pool, factors))
-    Decisions.read(folder).refuse_unless_allowed(folder, factors.on_nonfinite)
     return folder, read_json(folder / ABOUT)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import ekfac, exact, influcoder, landmark, loop, projections
+from tests.bench import attribution, ekfac, exact, influcoder, landmark, loop, projections
 from tests.bench.timing import Row
 
 
@@ -39,6 +39,7 @@ def parts(options: argparse.Namespace, out: Path) -> dict[str, Callable[[], list
         "ekfac_llama": lambda: ekfac.one_query(out, repeats, scores, "llama"),
         "ekfac_queries": lambda: ekfac.many_queries(out, repeats, scores),
         "ekfac_fit": lambda: ekfac.fit(out, repeats, scores),
+        "attribution": lambda: attribution.fit_and_score(out, repeats, scores),
         "ekfac_memory": lambda: ekfac.memory(out, scores),
         "landmark": lambda: landmark.embeddings(out, repeats, scores),
         "landmark_memory": lambda: landmark.memory(out, scores),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from rich.console import Console
+from scipy import stats
 from torch import Tensor
 
 from harness.attribution import fit
@@ -25,6 +26,8 @@ from harness.attribution.progress import SILENT
 from harness.attribution.rows import Pool, Queries
 from harness.errors import SpecError
 from harness.influence.ekfac import Ekfac
+from harness.influence.selection import choose
+from tests.bench.attribution import by_hand, by_pipeline
 
 HOOKS = Factors(fitter="hooks")
 
@@ -234,3 +237,18 @@ def test_the_health_is_a_table_with_what_was_done(
     assert "mask: left out row 3, because NaN" in text
     assert text.count("transformer.h.") == (0 if strategy == "identity" else 4)
     assert ("float64" in text) is (strategy == "ekfac")
+
+
+@pytest.mark.parametrize("fitter", ["hooks", "kronfluence"])
+def test_scores_are_those_of_kronfluence_driven_by_hand(
+    fitter: Any, opened: Opened, pool: Pool, queries: Queries, tmp_path: Path
+) -> None:
+    """Fit and score, on padded rows with prompts; tests/bench/attribution.py times the same."""
+    names = [use.name for use in choose(opened.view.model, ("mlp",))]
+    rows = pool.batch(slice(None))
+    wanted = by_hand(opened.view, names, rows, rows, queries.batch, tmp_path / "hand")
+
+    found = by_pipeline(opened, pool, queries.batch, fitter, tmp_path / "ours")
+
+    assert stats.spearmanr(found.flatten(), wanted.flatten())[0] > 0.9999
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
