@@ -67,7 +67,7 @@ ONE_DOOR = {
         "reports/tuning_figures.py",
         "reports/weight_figures.py",
     },
-    "matplotlib": {"reports/pictures.py"},
+    "matplotlib": {"reports/attribution/inspect_pictures.py", "reports/pictures.py"},
     "rich": {
         "harness/attribution/health_table.py",
         "harness/cli.py",

@@ -1,0 +1,87 @@
+"""The page of fitted factors: what each module's curvature looks like, and what that means."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from harness.files import whole_file
+from reports import pages
+from reports.attribution import inspect_pictures, inspect_words
+from reports.attribution.spectra import Spectrum, open_fitted, spectra
+
+PICTURES = "pictures"
+
+
+class Shown(NamedTuple):
+    """A picture of the page, and what it says."""
+
+    title: str
+    svg: Markup
+    text: str
+
+
+class Module(NamedTuple):
+    """One module of the page."""
+
+    spectrum: Spectrum
+    shown: list[Shown]
+
+
+def write(folder: Path, out: Path, layers: tuple[str, ...] = ()) -> Path:
+    """Write OUT/index.html and OUT/pictures/*.png of the factors in `folder`; return the page.
+
+    `layers` are regular expressions of module names; all modules by default. SpecError where one
+    matches nothing, or where there is no curvature to look at.
+    """
+    fitted = open_fitted(folder)
+    fitted.chosen(layers)  # before anything is drawn
+    (out / PICTURES).mkdir(parents=True, exist_ok=True)
+    found: list[Spectrum] = []
+    modules: list[Module] = []
+    with tempfile.TemporaryDirectory() as cache:
+        inspect_pictures.prepare(Path(cache))
+        for spectrum in spectra(fitted, layers):
+            found.append(spectrum)
+            shown = _module(spectrum, out, fitted.about["strategy"], fitted.about["trace_ridge"])
+            modules.append(Module(spectrum, shown))
+        drawn = (
+            [_kept(p, out, "") for p in inspect_pictures.across(found)] if len(found) > 1 else []
+        )
+    context = {
+        "about": fitted.about,
+        "factors_id": folder.name,
+        "health": fitted.health,
+        "words": inspect_words,
+        "readings": [*inspect_words.health(fitted.health), *inspect_words.across(found)],
+        "across": drawn,
+        "modules": modules,
+        "pattern": ", ".join(layers),
+        "number": inspect_words.number,
+    }
+    path = out / "index.html"
+    pages.write(path, pages.html("inspect.html.jinja", context, []))
+    return path
+
+
+def _module(spectrum: Spectrum, out: Path, strategy: str, fitted_with: float) -> list[Shown]:
+    told = {
+        "lambda": inspect_words.heatmap(spectrum),
+        "sorted": " ".join(
+            [inspect_words.sorted_values(spectrum), inspect_words.condition(spectrum)]
+        ),
+        "cumulative": inspect_words.cumulative(spectrum),
+        "covariances": inspect_words.ridge(spectrum, strategy, fitted_with),
+    }
+    pictures = inspect_pictures.of_module(spectrum, fitted_with)
+    return [_kept(picture, out, told[picture.name.rpartition(".")[2]]) for picture in pictures]
+
+
+def _kept(picture: inspect_pictures.Picture, out: Path, text: str) -> Shown:
+    """Write a picture as a file, and return it as the page shows it."""
+    with whole_file(out / PICTURES / f"{picture.name}.png") as file:
+        file.write(picture.png)
+    return Shown(picture.title, Markup(picture.svg), text)  # the SVG is our own
