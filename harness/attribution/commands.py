@@ -118,6 +118,25 @@ def _fit(desk: Desk) -> None:
         desk.say(f"factors: {folder}")
 
 
+def _inspect(desk: Desk) -> None:
+    from harness.attribution.fit_key import key, refuse_absent
+    from harness.attribution.scorers import needed_factors
+
+    layers = getattr(desk.command, "layers", ())
+    inspect = importlib.import_module("reports.attribution.inspect")
+    for factors in needed_factors(desk.spec) or [desk.spec.factors]:
+        if factors.strategy == "identity":
+            desk.say("strategy identity has no curvature to inspect")
+            continue
+        refuse_absent(desk.places, desk.opened, desk.pool, factors)
+        name = key(desk.opened, desk.pool, factors)
+        folder, out = desk.places.factors(name), desk.places.inspection(name)
+        page = inspect.write(folder, out, layers)
+        for line in inspect.readings(out):
+            desk.say(f"- {line}")
+        desk.say(f"{factors.strategy} factors in pictures: {page}")
+
+
 def _score(desk: Desk) -> None:
     from harness.attribution.score import score
     from harness.attribution.store import ScoreStore, export_npz
@@ -184,6 +203,7 @@ def _run(desk: Desk) -> None:
 STAGES: dict[str, Callable[[Desk], None]] = {
     "train": _train,
     "fit": _fit,
+    "inspect": _inspect,
     "score": _score,
     "top": _top,
     "evaluate": _evaluate,
@@ -191,6 +211,7 @@ STAGES: dict[str, Callable[[Desk], None]] = {
 DOING: dict[type, Callable[[Desk], None]] = {
     forms.AttributeTrain: _train,
     forms.AttributeFit: _fit,
+    forms.AttributeInspect: _inspect,
     forms.AttributeScore: _score,
     forms.AttributeTop: _top,
     forms.AttributeSelect: _select,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from harness.files import whole_file
+from harness.files import read_json, whole_file, write_json
 from reports import pages
 from reports.attribution import inspect_pictures, inspect_words
 from reports.attribution.spectra import Spectrum, open_fitted, spectra
 
-PICTURES = "pictures"
+PICTURES, READINGS = "pictures", "readings.json"
 
 
 class Shown(NamedTuple):
@@ -51,7 +51,7 @@ def write(folder: Path, out: Path, layers: tuple[str, ...] = ()) -> Path:
         drawn = (
             [_kept(p, out, "") for p in inspect_pictures.across(found)] if len(found) > 1 else []
         )
-    context = {
+    context: dict[str, Any] = {
         "about": fitted.about,
         "factors_id": folder.name,
         "health": fitted.health,
@@ -62,9 +62,16 @@ def write(folder: Path, out: Path, layers: tuple[str, ...] = ()) -> Path:
         "pattern": ", ".join(layers),
         "number": inspect_words.number,
     }
+    write_json(out / READINGS, context["readings"])
     path = out / "index.html"
     pages.write(path, pages.html("inspect.html.jinja", context, []))
     return path
+
+
+def readings(out: Path) -> list[str]:
+    """Return what a page that was written says of the whole, for a terminal."""
+    found: list[str] = read_json(out / READINGS)
+    return found
 
 
 def _module(spectrum: Spectrum, out: Path, strategy: str, fitted_with: float) -> list[Shown]:

@@ -69,10 +69,7 @@ def sorted_values(found: Spectrum) -> str:
     if found.damped > 0.5:
         return text + "along most directions the inverse is flat to a factor of two."
     if found.damped > 0:
-        return (
-            text
-            + "there the inverse is flat to a factor of two, elsewhere it follows them."
-        )
+        return text + "there the inverse is flat to a factor of two, elsewhere it follows them."
     return text + "it changes the inverse little anywhere."
 
 

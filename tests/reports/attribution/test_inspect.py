@@ -136,7 +136,7 @@ def two_kinds(folder: Path, **settings: Any) -> Path:
 def test_layers_are_chosen_by_pattern(tmp_path: Path) -> None:
     folder = two_kinds(tmp_path / "f")
 
-    page = inspect.write(folder, tmp_path / "out", (r"\.1\.", "proj"))
+    page = inspect.write(folder, tmp_path / "out", (r"\.1\.", "0.mlp.proj"))
 
     names = {path.name.rpartition(".")[0] for path in (tmp_path / "out/pictures").iterdir()}
     chosen = [FC.format(1), PROJ.format(0), PROJ.format(1)]
@@ -157,7 +157,7 @@ def test_what_was_done_about_a_fit_is_told_and_nothing_is_run_of_it(tmp_path: Pa
     done = {"action": "mask", "stage": "lambda", "what": "left out <script>x</script>"}
     folder = two_kinds(tmp_path / "f", decisions=[done | {"because": "NaN"}])
 
-    text = inspect.write(folder, tmp_path / "out").read_text()
+    text = inspect.write(folder, tmp_path / "out", (r"\.1\.mlp\.fc",)).read_text()
 
     assert "mask: left out &lt;script&gt;x&lt;/script&gt;, because NaN." in text
     assert "<script" not in text

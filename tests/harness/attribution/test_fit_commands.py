@@ -1,0 +1,48 @@
+"""`attribute fit` and `inspect` as the command line calls them, on a finished run."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from harness.attribution.commands import carry_out
+from harness.attribution_forms import AttributeFit, AttributeInspect, AttributeTrain
+from harness.errors import SpecError
+
+
+def test_factors_are_fitted_and_looked_at(tiny_run: Any, tmp_path: Path) -> None:
+    spec, out = tmp_path / "a.toml", tmp_path / "out"
+    spec.write_text(
+        f"name = 'x'\nrun = {json.dumps(str(tiny_run.folder))}\n"
+        "[factors]\nfitter = 'hooks'\nrows = 20\n"
+    )
+    said = io.StringIO()
+
+    def do(command: Any, *overrides: str) -> str:
+        console = Console(file=said, width=200)
+        assert carry_out(command, overrides, "p", console) == 0
+        told = said.getvalue()
+        said.seek(0)
+        said.truncate()
+        return told
+
+    do(AttributeTrain(spec=spec, out=out))
+    with pytest.raises(SpecError, match="no factors; run `steelyard attribute fit`"):
+        do(AttributeInspect(spec=spec, out=out))
+    told = do(AttributeFit(spec=spec, out=out, on_nonfinite="mask"))
+    assert "ekfac by hooks: 20 rows, 4 modules, 4 x 1 parts" in told
+    assert told.count("transformer.h.") == 4
+    assert "factors found" in do(AttributeFit(spec=spec, out=out))
+    told = do(AttributeInspect(spec=spec, out=out, layers=(r"h\.1\.mlp\.c_fc",)))
+    assert "- Fitted on 20 rows; 0 left out." in told
+    page = Path(told.rpartition("pictures: ")[2].strip())
+    assert page.exists()
+    assert len(list((page.parent / "pictures").iterdir())) == 4
+    stale = r"no factors; those that are there: factors\.labels was sampled and is empirical"
+    with pytest.raises(SpecError, match=stale):
+        do(AttributeInspect(spec=spec, out=out), "--factors.labels=empirical")
