@@ -83,7 +83,7 @@ def open_scores(
     """Return the store that `score` makes; SpecError where it is not there, or only stale ones."""
     job = score_job.plan(opened, pool, queries, spec, label, places)
     if (job.folder / store.ABOUT).exists():
-        return ScoreStore.open(job.folder)
+        return _current(job)
     raise SpecError(f"scores of {label!r}: {_why_not(job)}; run attribute score")
 
 
@@ -106,13 +106,21 @@ def _why_not(job: Job) -> str:
 def _finished(job: Job) -> ScoreStore | None:
     if not (job.folder / store.ABOUT).exists():
         return None
-    found = ScoreStore.open(job.folder)
+    found = _current(job)
     needed = {rung["rung"] for rung in found.about["rungs"]} - {job.options.on_nonfinite}
     if needed:
         rung = sorted(needed)[0]
         fix = f'set scores.on_nonfinite = "{rung}", or delete the folder and score again'
         raise SpecError(f"{job.folder}: these scores needed {rung}; {fix}")
     return found
+
+
+def _current(job: Job) -> ScoreStore:
+    """Open the store, at the threshold asked for now: it is read with the scores, not in them."""
+    found = ScoreStore.open(job.folder)
+    if found.about["threshold"] != job.options.threshold:
+        write_json(job.folder / store.ABOUT, {**found.about, "threshold": job.options.threshold})
+    return ScoreStore.open(job.folder)
 
 
 @contextmanager

@@ -181,6 +181,20 @@ def test_a_second_time_nothing_is_computed(
     assert open_scores(opened, pool, queries, spec, "grad_cos", places).folder == folder
 
 
+def test_another_threshold_is_read_with_the_same_scores(
+    opened: Any, pool: Pool, queries: Queries, tmp_path: Path
+) -> None:
+    places = Places(tmp_path, "t")
+    first = scored(opened, pool, queries, asked(["grad_cos"], rows=12), "grad_cos", tmp_path)
+
+    found = open_scores(
+        opened, pool, queries, asked(["grad_cos"], rows=12, threshold=2.0), "grad_cos", places
+    )
+
+    assert (first.about["threshold"], found.about["threshold"]) == (0.0, 2.0)
+    assert found.folder == first.folder
+
+
 def test_stale_scores_are_refused_and_say_what_changed(
     opened: Any, pool: Pool, queries: Queries, tmp_path: Path
 ) -> None:
