@@ -37,7 +37,10 @@ class Group:
 
     def __init__(self) -> None:
         """Meet the peers by what torchrun has put into the environment."""
-        self.store, self.rank, self.size = next(rendezvous("env://"))
+        store, self.rank, self.size = next(rendezvous("env://"))
+        # torchrun may start all anew, on the store of the group that was
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self.store: Any = PrefixStore(f"attempt/{attempt}", store)
         self.on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self.is_broken = False
         self._told = self._tasks = 0
@@ -101,6 +104,9 @@ class Group:
     def _key(self, what: str, rank: int) -> str:
         return f"{what}/{self._tasks}/{rank}"
 
+    def _keys(self, what: str) -> list[str]:
+        return [self._key(what, rank) for rank in range(self.size)]
+
     def tell_failure(self, error: BaseException, reason: str) -> str:
         """Tell the peers why this rank failed; return the reason that is behind it, if one is.
 
@@ -116,7 +122,7 @@ class Group:
                 if rank != self.rank and self.store.check([self._key("failed", rank)]):
                     return f"rank {rank}: {self.store.get(self._key('failed', rank)).decode()}"
             time.sleep(0.1)
-        return f"a rank is gone or silent: {reason}"
+        return f"another rank is gone, or silent for too long ({type(error).__name__})"
 
     def end_task(self, reason: str | None) -> None:
         """Meet the peers at the end of a task; `reason` is why it failed, None where it did not.
@@ -127,11 +133,10 @@ class Group:
         if reason is not None and not self.store.check([self._key("failed", self.rank)]):
             self.store.set(self._key("failed", self.rank), reason)
         self.store.set(self._key("ended", self.rank), "")
-        everyone = [self._key("ended", rank) for rank in range(self.size)]
-        if not self.is_broken and self._has(everyone, PATIENCE if reason else 60 * PATIENCE):
-            return
-        self.is_broken = True
-        if self.rank:
+        if not self.is_broken:
+            is_shared = reason is None or self._has(self._keys("failed"), PATIENCE)
+            self.is_broken = not (is_shared and self._has(self._keys("ended"), 60 * PATIENCE))
+        if self.is_broken and self.rank:
             text = reason or "its peers are gone"
             print(f"steelyard: rank {self.rank} failed: {text}", file=sys.stderr, flush=True)
             os._exit(1)  # at once: what it holds open is what its peers wait for
