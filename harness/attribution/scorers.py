@@ -111,7 +111,7 @@ def _validated(label: str, table: dict[str, Any], kind: Any = AnyEstimator) -> A
         return TypeAdapter(kind).validate_python(table)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
+        where = ".".join(str(part) for part in first["loc"][kind is AnyEstimator :])
         where = f"scores.estimators.{label}" + (f".{where}" if where else "")
         raise SpecError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 

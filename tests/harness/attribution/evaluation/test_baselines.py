@@ -105,6 +105,6 @@ def test_a_baseline_is_scored_into_a_store_like_any_estimator(
     assert np.allclose(store.total, baselines.BASELINES[name](opened, pool, queries, 3), atol=1e-6)
     assert store.about["estimator"] == name
     wrong = replace(spec, scores=Scoring(estimators={"own": {"kind": name, "sed": 3}}))
-    with pytest.raises(SpecError, match=r"^scores\.estimators\.own"):
+    with pytest.raises(SpecError, match=r"^scores\.estimators\.own\.sed"):
         score(opened, pool, queries, wrong, "own", Places(tmp_path, "b"))
     assert [row.row for row in store.rows()] == [row for _, row in pool.picks]

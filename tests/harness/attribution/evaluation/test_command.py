@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from harness import attribution_forms as forms
-from harness.attribution.commands import carry_out
+from harness.attribution.commands import carry_out, load_attribution
 from harness.errors import SpecError
 from harness.files import read_json
 from tests.harness.attribution.conftest import TinyRun
 
+ROOT = Path(__file__).parents[4]
 SPEC = """
 name = "{name}"
 run = "{run}"
@@ -102,3 +103,14 @@ def test_a_killed_evaluation_goes_on(tiny_run: TinyRun, tmp_path: Path) -> None:
     assert "lds: ekfac" in found.stdout
     assert len(list(losses.rglob("*.json"))) == 8
     assert {path: (path / "checkpoint.pt").stat().st_mtime_ns for path in done} == kept
+
+
+@pytest.mark.parametrize("name", ["lds_patents", "lds_embedded"])
+def test_the_published_tables_are_specs(name: str) -> None:
+    spec = load_attribution(ROOT / f"sweeps/attribution/{name}.toml", (), "x")
+
+    assert "lds" in spec.evaluate.parts
+    assert spec.evaluate.subsets >= 40
+    assert {"ekfac", "grad_cos", "directional", "influcoder"} <= set(spec.scores.estimators)
+    assert set(spec.evaluate.baselines) == {"similarity", "bm25", "random"}
+    assert spec.training.attribute == "last"

@@ -211,12 +211,19 @@ def test_generated_answers_have_no_right_one(judge: Judge) -> None:
 
 def test_every_model_chooses(judge: Judge, tmp_path: Path) -> None:
     (tmp_path / "law_test.csv").write_text("who?,a,b,c,d,A\nwhat?,a,b,c,d,D\nwhen?,a,b,c,d,B\n")
-    judged = judge(parts=("choice",), choice=Choice(paths=(str(tmp_path / "law_test.csv"),)))
+    retraining = judge().retraining()
+    again = retraining.edited(None)
+    retraining.train([again], "again")
+    folder = str(retraining.places.out / "runs" / again.run_id)
+    questions = Choice(paths=(str(tmp_path / "law_test.csv"),))
+    judged = judge(parts=("choice",), choice=questions, runs=(folder,))
 
     found = choosing.measure(judged)
 
     assert found["subjects"] == ["law"] * 3
-    assert set(found["answered"]) == {"base", "fine-tuned"}
+    assert found["models"] == list(found["answered"]) == ["base", "fine-tuned", again.run_id]
+    assert found["answered"][again.run_id] == found["answered"]["fine-tuned"]  # the same weights
+    assert found["answered"]["base"]["nats"] != found["answered"]["fine-tuned"]["nats"]
     assert all(len(own["right"]) == len(own["nats"]) == 3 for own in found["answered"].values())
     assert found["lm_eval"] == {}
 
