@@ -10,6 +10,7 @@ same names they are estimators of [scores], with stores of their own, to be look
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -73,6 +74,7 @@ def bm25(opened: Opened, pool: Pool, queries: Queries, seed: int) -> NDArray[np.
     except ImportError as error:
         fix = 'pip install "steelyard[evaluation]", or leave bm25 out of evaluate.baselines'
         raise SpecError(f"evaluate.baselines: bm25 needs bm25s ({error}); {fix}") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index that it builds
     texts = [pool.shown(i).text for i in range(len(pool))]
     options: dict[str, Any] = {"stopwords": None, "show_progress": False, "return_ids": False}
     index = bm25s.BM25()
