@@ -174,7 +174,8 @@ def _is_alike(pair: Mapping[str, Any]) -> bool:
 
 def _few(manifest: Mapping[str, Any], use: _Use) -> Iterator[DataWarning]:
     for name, facts in manifest["domains"].items():
-        unit = f"{facts['split_unit']}s"
+        # ready splits are counted in documents: nothing was dealt out
+        unit = "groups" if facts["split_unit"] == "group" else "documents"
         counts = {split: facts["splits"][split][unit] for split in use.splits}
         short = {split: count for split, count in counts.items() if count < MIN_UNITS}
         if short:

@@ -106,6 +106,12 @@ def few(facts: dict[str, Any]) -> None:
     facts["domains"]["b"]["splits"]["heldout"]["groups"] = 4
 
 
+def few_of_ready_splits(facts: dict[str, Any]) -> None:
+    few(facts)
+    facts["domains"]["b"]["split_unit"] = "ready split"
+    facts["domains"]["b"]["splits"]["heldout"]["documents"] = 3
+
+
 def repeats(facts: dict[str, Any]) -> None:
     facts["domains"]["b"]["splits"]["train"] |= {"tokens": 128 * 100 + 1, "bytes": 44_800}
 
@@ -125,6 +131,13 @@ def copies(facts: dict[str, Any]) -> None:
         (alike("ab", "ac", "bc"), "alike", "a, b, c", True, "All domains look alike"),
         (alike("bc"), "alike", "b, c", False, "Domains that look alike: b and c"),
         (few, "few", "b", False, "few independent groups in a split (heldout 4)"),
+        (
+            few_of_ready_splits,
+            "few",
+            "b",
+            False,
+            "few independent documents in a split (heldout 3)",
+        ),
         (
             repeats,
             "repeats",
