@@ -43,7 +43,7 @@ def parts(opened: Opened, pool: Pool, factors: Factors) -> Parts:
     settings = {k: v for k, v in asdict(factors).items() if k not in LEFT_OUT}
     engine = {"format": FORMAT, "torch": torch.__version__}
     if factors.fitter == "kronfluence":
-        engine["kronfluence"] = metadata.version("kronfluence")
+        engine["kronfluence"] = _kronfluence()
     return {
         "weights": opened.model_id,
         "rows": pool.only(chosen(opened, pool, factors)).id,
@@ -82,6 +82,14 @@ def estimator(factors: Factors) -> Ekfac:
         covariance_dtype=factors.covariance_dtype,
         chunk_rows=factors.batch_rows,
     )
+
+
+def _kronfluence() -> str:
+    try:
+        return metadata.version("kronfluence")
+    except metadata.PackageNotFoundError:
+        fix = 'pip install "steelyard[attribution]", or set factors.fitter = "hooks"'
+        raise SpecError(f"kronfluence is not installed; {fix}") from None
 
 
 def refuse_absent(places: Places, opened: Opened, pool: Pool, factors: Factors) -> None:

@@ -78,7 +78,7 @@ def eigendecompositions(work: Work, sums: Sums) -> dict[str, Path]:
                 state: State = {}
                 for side in "AG":
                     name = f"{side}:{use.name}"
-                    mean = _mean(sums[use.name], name)
+                    mean = _mean(sums[use.name], name).to(work.view.stream.device)
                     with guarded(work, "covariances", "all data partitions", name):
                         check_covariance(mean, use.name, SIDES[side])
                     with guarded(work, "eigendecomposition", "", name, "more-damping"):
@@ -118,7 +118,9 @@ def _second_moment_sums(work: Work, eigen: dict[str, Path]) -> Sums:
                 continue
             rows, vectors = work.rows(cell.rows), None
             if work.factors.strategy in ROTATED:
-                vectors = {k: v for name in names for k, v in load_state(eigen[name]).items()}
+                device = work.view.stream.device  # once, not for every batch
+                files = (load_state(eigen[name]) for name in names)
+                vectors = {k: v.to(device) for state in files for k, v in state.items()}
             with guarded(work, "lambda", cell.where):
                 sums = _moment_sums(work, cell.uses, rows, vectors, advance)
                 _refuse_moments(work, cell.uses, rows, sums)

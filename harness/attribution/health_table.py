@@ -1,7 +1,12 @@
-"""The health of factors in a terminal: a line for each module, and what was done about it."""
+"""The health of factors in a terminal: a line for each module, and what was done about it.
+
+Of either covariance: rank and size. Of what is inverted: the largest eigenvalue, the stable rank,
+the condition number with the damping, and the share of directions below the damping.
+"""
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +24,17 @@ def health_table(folder: Path) -> RenderableType:
     """Return the health of the factors in `folder`, as rich shows it."""
     health = read_json(folder / HEALTH)
     modules: dict[str, Any] = health["modules"]
+    shared = _shared(list(modules))
     what = f"rows {health['rows']}, left out {health['skipped_rows']}"
-    table = Table(title=f"factors by module ({what})", title_justify="left")
+    title = f"factors by module{' of ' + shared if shared else ''} ({what})"
+    table = Table(title=title, title_justify="left")
     table.add_column("module", overflow="fold")
     has_sides = any("inputs" in found for found in modules.values())
-    sides = ("rank of inputs", "of gradients", "below 0", "rung") if has_sides else ()
+    sides = ("inputs", "gradients", "below 0", "rung") if has_sides else ()
     for column in (*sides, "largest", "stable rank", "condition", "damped"):
         table.add_column(column, justify="right")
     for name in list(modules)[:LONGEST]:
-        table.add_row(name, *_cells(modules[name]))
+        table.add_row(name.removeprefix(shared), *_cells(modules[name]))
     lines: list[RenderableType] = [table] if modules else []
     if len(modules) > LONGEST:
         lines.append(Text(f"and {len(modules) - LONGEST} modules more in {folder / HEALTH}"))
@@ -35,6 +42,13 @@ def health_table(folder: Path) -> RenderableType:
         told = f"{decision['action']}: {decision['what']}, because {decision['because']}"
         lines.append(Text(told, style="yellow"))
     return Group(*lines)
+
+
+def _shared(names: list[str]) -> str:
+    """Return what all names begin with, up to a dot; nothing of one name alone."""
+    parts = [name.split(".") for name in names]
+    together = takewhile(lambda some: len(set(some)) == 1, zip(*parts, strict=False))
+    return "".join(f"{some[0]}." for some in together) if len(names) > 1 else ""
 
 
 def _cells(found: dict[str, Any]) -> list[str]:

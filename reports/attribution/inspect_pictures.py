@@ -256,7 +256,7 @@ def _ridges(axes: Axes, found: Spectrum, share: float) -> None:
 
 def _spans_decades(axes: Axes) -> bool:
     low, high = axes.get_ylim()
-    return bool(high > 10 * low)
+    return bool(high > 30 * low)
 
 
 def _by_layer(

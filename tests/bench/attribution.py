@@ -37,7 +37,7 @@ from tests.bench.worlds import measured
 
 
 def fit_and_score(
-    out: Path, repeats: int, threads: int, num_rows: int = 192, num_queries: int = 16
+    out: Path, repeats: int, threads: int, num_rows: int = 96, num_queries: int = 16
 ) -> list[Row]:
     """Fit on rows and score them all for each query, from nothing, with either fitter."""
     view = measured(out, "gpt2", threads=threads).view

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,8 @@ def test_the_health_is_a_table_with_what_was_done(
 
     text = told.getvalue()
     assert "mask: left out row 3, because NaN" in text
-    assert text.count("transformer.h.") == (0 if strategy == "identity" else 4)
+    assert text.count("mlp.c_") == (0 if strategy == "identity" else 4)
+    assert ("module of transformer.h. (" in text) is (strategy != "identity")
     assert ("float64" in text) is (strategy == "ekfac")
 
 
@@ -252,3 +254,15 @@ def test_scores_are_those_of_kronfluence_driven_by_hand(
 
     assert stats.spearmanr(found.flatten(), wanted.flatten())[0] > 0.9999
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_without_kronfluence_the_fix_is_named(
+    opened: Opened, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    with pytest.raises(SpecError, match=r"kronfluence is not installed; pip .*fitter = \"hooks\""):
+        fit.fit(opened, pool, Factors(fitter="kronfluence"), Places(tmp_path, "x"), say=silence)
+    fit.fit(opened, pool.only(range(8)), HOOKS, Places(tmp_path, "x"), say=silence)

@@ -36,7 +36,7 @@ def test_factors_are_fitted_and_looked_at(tiny_run: Any, tmp_path: Path) -> None
         do(AttributeInspect(spec=spec, out=out))
     told = do(AttributeFit(spec=spec, out=out, on_nonfinite="mask"))
     assert "ekfac by hooks: 20 rows, 4 modules, 4 x 1 parts" in told
-    assert told.count("transformer.h.") == 4
+    assert told.count("mlp.c_") == 4
     assert "factors found" in do(AttributeFit(spec=spec, out=out))
     told = do(AttributeInspect(spec=spec, out=out, layers=(r"h\.1\.mlp\.c_fc",)))
     assert "- Fitted on 20 rows; 0 left out." in told
