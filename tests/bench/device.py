@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,7 +106,7 @@ class Bench:
         from tests.bench.small_runs import runs_per_hour
 
         sizes, steps = ((1, 2), 20) if self.is_tiny else ((1, 2, 4, 8), 300)
-        folder = self.out / f"small-{time.time_ns()}"
+        folder = Path(tempfile.mkdtemp()) / "runs"
         found = runs_per_hour(folder, sizes, self.device, steps, self.is_tiny)
         for count, seconds in found.items():
             yield {

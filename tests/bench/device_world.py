@@ -51,7 +51,7 @@ class RandomTokens:
         if (domain, split) not in self._streams:
             seed = DOMAINS.index(domain), ("train", "probe", "tuning", "heldout").index(split)
             rng = np.random.default_rng(seed)
-            size = self.tokens if split == "train" else self.tokens // 10
+            size = self.tokens if split == "train" else 200_000
             ranks = rng.zipf(1.3, size) % self.vocab_size
             tokens = (ranks * (2 * seed[0] + 1)) % self.vocab_size
             self._streams[domain, split] = tokens.astype(np.int32)
@@ -123,6 +123,7 @@ def device_loop(
     compiled: bool = False,
     steps: int = 10**6,
     open_model: Any = no_model,
+    store: Any = None,
 ) -> Loop:
     """Return a loop that is ready to step, without evaluation."""
     spec = RunSpec(
@@ -141,7 +142,7 @@ def device_loop(
         compile=compiled,
         threads=torch.get_num_threads(),
     )
-    store: Any = RandomTokens(size.vocab_size)
+    store = store or RandomTokens(size.vocab_size)
     folder = Path(tempfile.mkdtemp())
     loop = assemble(spec, store, folder, open_model, Silent(), Checkpoint(minutes=None))
     loop.start()

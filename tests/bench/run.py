@@ -9,17 +9,27 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import attribution, ekfac, exact, influcoder, landmark, loop, projections
+from harness.choices import num_cores
+from tests.bench import (
+    attribution,
+    ekfac,
+    exact,
+    influcoder,
+    landmark,
+    loop,
+    projections,
+    throughput,
+)
 from tests.bench.timing import Row
 
 
-def parts(options: argparse.Namespace, out: Path) -> dict[str, Callable[[], list[Row]]]:
+def parts(options: argparse.Namespace, out: Path) -> dict[str, Callable[[], Iterable[Row]]]:
     """Return every part of the benchmark by name, in the order in which they run."""
     threads, pairs = options.threads, options.pairs
     # A run trains on one thread, so its loop is measured on one; scores have the machine.
@@ -28,6 +38,12 @@ def parts(options: argparse.Namespace, out: Path) -> dict[str, Callable[[], list
         "startup": loop.startup,
         "throughput": lambda: loop.throughput(out, pairs, options.block, threads),
         "memory": lambda: loop.memory(out, pairs, threads),
+        "trainer": lambda: throughput.trainer(12, 10, scores),
+        "bfloat16": lambda: throughput.bfloat16(12, scores),
+        "grid": lambda: throughput.grid(9, 30, num_cores()),
+        "tokenizing": lambda: throughput.tokenizing(repeats),
+        "mapped": lambda: throughput.mapped(200, 10),
+        "first_step": lambda: throughput.first_step(out, repeats),
         "fidelity": lambda: exact.fidelity(out, threads),
         "projections": lambda: projections.projections(threads),
         "overhead": lambda: loop.overhead(out, options.steps, threads),

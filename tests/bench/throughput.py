@@ -1,0 +1,195 @@
+"""Training and data at speed on a CPU: beside HF Trainer, bfloat16, the grid, tokens, memory.
+
+Set-up is outside of everything but the time to a first step. What is compared takes turns.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.choices import BFLOAT16_UNITS, cpu_units
+from harness.corpus.sources import find_source
+from harness.corpus.tokenizer import encode, train_bpe
+from harness.loop import Loop
+from harness.spec import PackageDomain
+from tests.bench.device_world import GPT2_SMALL, RandomTokens, device_loop
+from tests.bench.exact import _status
+from tests.bench.hugging_face import compared, lower_bound
+from tests.bench.timing import Row, interval, ratios
+
+# Prints the seconds from nothing to a first step: imports, corpus on the disk, model, step.
+FIRST_STEP = """
+import sys, time
+from pathlib import Path
+from baselines.static import Static
+from tests.bench.worlds import loop_of
+loop_of(Path(sys.argv[1]), Static(), "nano", 64, 100, 1).step()
+"""
+
+
+def loop_at(precision: str, compiled: bool, threads: int) -> Loop:
+    """Return the four-layer GPT-2's loop, compiled and warm."""
+    torch.set_num_threads(threads)
+    loop = device_loop(GPT2_SMALL, "cpu", precision=precision, compiled=compiled)
+    for _ in range(4):
+        loop.step()
+    return loop
+
+
+def trainer(blocks: int, block: int, threads: int) -> Iterator[Row]:
+    """Compare with HF Trainer: same model, rows, precision and AdamW kernel, in turns."""
+    precision = "bfloat16" if cpu_units(BFLOAT16_UNITS) else "float32"
+    cases = (("neither compiled", False, False, "low >= 1.08"),
+             ("ours compiled", True, False, "low >= 1.25"),
+             ("both compiled", True, True, ""))  # fmt: skip
+    for name, ours, theirs, asked in cases:
+        found = compared(loop_at(precision, ours, threads), blocks, block, 2, theirs)
+        what = f"tokens per second / HF Trainer's, {precision}, {name}, {found.steps} steps"
+        spread = f"{found.low:.3f} to {found.high:.3f}; low {found.least:.3f}"
+        yield what, f"{found.mean:.3f}", spread, asked
+
+
+def bfloat16(pairs: int, threads: int) -> Iterator[Row]:
+    """Compare a step in bfloat16 with one in float32."""
+    if not cpu_units(BFLOAT16_UNITS):
+        yield "training step, float32 / bfloat16", "no bf16 units on this CPU", "", ">= 2.2"
+        return
+    for compiled in (False, True):
+        half, whole = (loop_at(p, compiled, threads) for p in ("bfloat16", "float32"))
+        mean, low, high = interval(list(ratios(half.step, whole.step, pairs, 5)))
+        how = "compiled" if compiled else "eager"
+        what = f"training step, float32 / bfloat16, {how}"
+        yield what, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", ">= 2.2"
+
+
+def _train(pipe: Any, threads: int) -> None:
+    """Run as many steps as the pipe says, and answer when they are done."""
+    torch.set_num_threads(threads)
+    loop = device_loop(GPT2_SMALL, "cpu", precision="float32")
+    loop.step()
+    pipe.send("ready")
+    while steps := pipe.recv():
+        for _ in range(steps):
+            loop.step()
+        pipe.send("done")
+
+
+@contextmanager
+def _trainers(threads: list[int]) -> Iterator[list[Any]]:
+    context = multiprocessing.get_context("spawn")
+    pipes, workers = [], []
+    for count in threads:
+        ours, theirs = context.Pipe()
+        workers.append(context.Process(target=_train, args=(theirs, count)))
+        workers[-1].start()
+        pipes.append(ours)
+    try:
+        for pipe in pipes:
+            pipe.recv()
+        yield pipes
+    finally:
+        for pipe in pipes:
+            pipe.send(0)
+        for worker in workers:
+            worker.join()
+
+
+def grid(pairs: int, steps: int, cores: int) -> Iterator[Row]:
+    """Compare runs at once, a thread each, with the same runs in turn on all threads."""
+    with _trainers([*[1] * cores, cores]) as (*each, whole):
+        found = []
+        for i in range(pairs + 1):
+            times = {}
+            for at_once in (True, False) if i % 2 else (False, True):
+                start = time.perf_counter()
+                for pipe in each if at_once else [whole]:
+                    pipe.send(steps if at_once else steps * cores)
+                for pipe in each if at_once else [whole]:
+                    pipe.recv()
+                times[at_once] = time.perf_counter() - start
+            found.append(times[False] / times[True])
+    mean, low, high = interval(found[1:])
+    what = f"{cores} runs one after another on {cores} threads / at once, a thread each"
+    spread = f"{low:.3f} to {high:.3f}; low {lower_bound(found[1:]):.3f}, {pairs} pairs"
+    yield what, f"{mean:.3f}", spread, "low > 1.0"
+
+
+def tokenizing(repeats: int) -> Iterator[Row]:
+    """Time a BPE trained here on code and licences, by the tokenizers library on all cores."""
+    texts = [
+        document.text
+        for package in ("sympy", "licensedcode-data")
+        for document in find_source(package, PackageDomain(package=package, max_bytes=10**7)).read()  # type: ignore[arg-type]
+    ]
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    tokenizer = train_bpe(texts[:500], 4096)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        encode(tokenizer, texts)
+        seconds.append(time.perf_counter() - start)
+    spread = f"{size / max(seconds):.1f} to {size / min(seconds):.1f}"
+    yield f"tokenizing {size:.0f} MB, MB/s", f"{size / min(seconds):.1f}", spread, ">= 20"
+
+
+@dataclass(frozen=True)
+class MappedTokens(RandomTokens):
+    """The same, its train tokens in files that are larger than what is read of them."""
+
+    def stream(self, domain: str, split: str) -> np.ndarray:
+        """Return the domain's tokens, mapped; a hole in a file reads as zeros."""
+        if split != "train":
+            return super().stream(domain, split)
+        return _mapped(domain, self.tokens)
+
+
+@cache
+def _mapped(domain: str, tokens: int) -> np.ndarray:
+    path = Path(tempfile.gettempdir()) / f"steelyard-bench-{domain}-{tokens}"
+    with path.open("wb") as file:
+        file.truncate(tokens * 4)
+    found = np.memmap(path, dtype=np.int32, mode="r")
+    path.unlink()  # the map keeps it until it is closed
+    return found
+
+
+def mapped(steps: int, gigabytes: int) -> Iterator[Row]:
+    """Measure resident memory while a run reads a corpus of many gigabytes by memory map."""
+    tokens = gigabytes * 10**9 // 4 // 5
+    store: Any = MappedTokens(4096, tokens=tokens)
+    loop = device_loop(GPT2_SMALL, "cpu", precision="float32", store=store)
+    for _ in range(20):
+        loop.step()
+    before = {name: _status(name) for name in ("RssAnon", "RssFile")}
+    for _ in range(steps):
+        loop.step()
+    grown = {name: (_status(name) - size) / 1024 for name, size in before.items()}
+    what = f"resident memory, {gigabytes} GB of tokens mapped: MiB more after {steps} steps"
+    figures = f"anonymous {before['RssAnon'] / 1024:.0f} MiB before"
+    parts = f"{grown['RssAnon']:.0f} anonymous, {grown['RssFile']:.0f} of files"
+    yield what, parts, figures, "flat"
+
+
+def first_step(out: Path, repeats: int) -> Iterator[Row]:
+    """Time a process from its start to a first step, its corpus on the disk."""
+    command = [sys.executable, "-c", FIRST_STEP, str(out)]
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    spread = f"{min(times[1:]):.1f} to {max(times[1:]):.1f} s"
+    yield "process start to first step (nano)", f"{min(times[1:]):.1f} s", spread, "stated"
