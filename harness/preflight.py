@@ -56,8 +56,6 @@ def check_ranks(ablation: Ablation, jobs: int | None) -> None:
     if jobs not in (None, 1):
         raise SpecError(f"--jobs: is {jobs}, and ranks do one run at a time; leave it out")
     sharded = ablation.parallel == "fsdp"
-    if ablation.compile and sharded:
-        raise SpecError('compile: not with parallel = "fsdp"; set one of them otherwise')
     for label, arm in ablation.arms.items():
         try:
             arm.settings.check_ranks(sharded)

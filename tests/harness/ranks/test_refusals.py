@@ -88,8 +88,6 @@ def test_kronfluence_and_several_jobs_are_refused_on_any_ranks(tmp_path: Path) -
         check_ranks(ablation(tmp_path, f'{SMALL}, estimator = "ekfac"'), None)
     with pytest.raises(SpecError, match="--jobs: is 2"):
         check_ranks(ablation(tmp_path, SMALL), 2)
-    with pytest.raises(SpecError, match="compile"):
-        check_ranks(ablation(tmp_path, SMALL, "--parallel=fsdp", "--compile=True"), None)
 
 
 def test_one_process_refuses_nothing(tmp_path: Path) -> None:
