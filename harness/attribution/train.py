@@ -183,5 +183,4 @@ def open_chosen(spec: Attribution, places: Places) -> Opened:
     if state is None:
         raise SpecError(f"{places.root}: nothing is trained yet; `steelyard attribute train` first")
     chosen = choose(Path(state["folder"]), spec.training.attribute)
-    source = None if spec.run is not None else spec.model.source
-    return open_run(chosen.folder, chosen.checkpoint, source)
+    return open_run(chosen.folder, chosen.checkpoint)
