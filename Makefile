@@ -7,7 +7,7 @@
 #                     driver; unset, what pip's find-links offer, else the registry's GPU build
 
 .DEFAULT_GOAL := help
-.PHONY: help setup peers demo test check bench constraints clean
+.PHONY: help setup peers demo attribution-demo test check bench constraints clean
 
 BIN := .venv/bin
 STAMP := .venv/.complete
@@ -42,7 +42,7 @@ use_find_links = links=; \
 	export UV_FIND_LINKS="$${UV_FIND_LINKS-$$links}"
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with the exact versions of constraints.txt
 
@@ -68,6 +68,9 @@ $(PEERS): pyproject.toml constraints.txt tests/bench/peers.txt
 
 demo: setup ## Compare the methods on real text: prints a table and the path of a report
 	$(BIN)/steelyard run sweeps/demo.toml --out runs/demo
+
+attribution-demo: setup ## Find which rows made a small model say so: prints the paths of pages
+	$(BIN)/steelyard attribute run sweeps/attribution/demo.toml --out runs/attribution
 
 # The workers share the cores, so each keeps torch to one thread.
 test: setup ## Run the tests

@@ -20,7 +20,7 @@ from harness.shapes import estimate_parameters
 from harness.spec import Ablation, Arm, RunSpec
 
 # `python -m tests.bench.device --only small_runs` measures what several at once gain.
-SMALL_RUNS_ON_A_GPU = 4
+SMALL_RUNS_ON_A_GPU = 8
 
 
 def resolve(
