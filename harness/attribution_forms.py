@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from harness.forms import WandbMode, positional
+from harness.form_marks import WandbMode, positional
 
 SpecPath = Annotated[Path, *positional("SPEC")]
 

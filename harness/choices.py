@@ -42,10 +42,10 @@ class Chosen(NamedTuple):
     reasons: dict[str, str]
 
 
-def choose(ablation: Ablation, device: Device) -> Chosen:
-    """Return what is `auto` in the spec, by rule."""
+def choose(ablation: Ablation, device: Device, cores: int | None = None) -> Chosen:
+    """Return what is `auto` in the spec, by rule; `cores` are this process's unless given."""
     precision, why_precision = _precision(ablation, device)
-    threads, why_threads = _threads(ablation)
+    threads, why_threads = _threads(ablation, cores or num_cores())
     compiled, why_compile = _compile(ablation, device)
     why = {"precision": why_precision, "threads": why_threads, "compile": why_compile}
     return Chosen(precision, threads, compiled, why)
@@ -62,13 +62,13 @@ def _precision(ablation: Ablation, device: Device) -> tuple[Precision, str]:
     return "float32", "the CPU has no bfloat16 units"
 
 
-def _threads(ablation: Ablation) -> tuple[int, str]:
+def _threads(ablation: Ablation, cores: int) -> tuple[int, str]:
     if ablation.threads != "auto":
         return ablation.threads, ASKED
     size = estimate_parameters(ablation.model, ablation.tokenizer.vocab_size)
     if size < SMALL_PARAMETERS:
         return 1, f"{size:.3g} parameters are few: several runs at once beat one on all cores"
-    return num_cores(), f"{size:.3g} parameters are enough for all cores"
+    return cores, f"{size:.3g} parameters are enough for all cores"
 
 
 def _compile(ablation: Ablation, device: Device) -> tuple[bool, str]:

@@ -11,14 +11,13 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from harness import attribution_forms, study_forms
 from harness.arguments import check_command, parse
+from harness.commands.running import check_jobs, report, run, stopped, work
 from harness.deferred import deferred
 from harness.errors import SpecError
 from harness.forms import (
@@ -33,12 +32,12 @@ from harness.forms import (
     Methods,
     Plan,
     Report,
-    Run,
     Show,
     one_of,
     subcommand,
 )
 from harness.ranks.launch import is_follower, is_launched
+from harness.run_forms import Run
 from harness.study_forms import StudyTrial
 
 GROUPS = {**study_forms.GROUPS, **attribution_forms.GROUPS}
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"steelyard: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return _stopped(console)
+        return stopped(console)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough
         return 0
@@ -84,7 +83,7 @@ def _of_a_group(arguments: list[str], console: Console) -> int:
     if is_follower():
         return follow()
     with leading():
-        if arguments[:1] != ["run"]:
+        if arguments[:1] not in (["run"], ["work"]):
             raise SpecError("torchrun starts `steelyard run` alone; give this command without it")
         return _of_one(arguments, console)
 
@@ -102,7 +101,9 @@ def _of_one(arguments: list[str], console: Console) -> int:
     command, overrides = _with_overrides(form, rest, prog)
     if isinstance(command, Plan):
         return _plan(command, overrides, console)
-    return _run(command, overrides, ["steelyard", *arguments], console)
+    carry_out = run if isinstance(command, Run) else work
+    words = ["steelyard", *arguments]
+    return carry_out(command, overrides, words, console, find_method)
 
 
 def _of_group(group: str, arguments: list[str], console: Console) -> int:
@@ -170,11 +171,11 @@ def _carry_out(command: Any, console: Console) -> int:
     if isinstance(command, Show):
         from harness.show import show
 
-        show(command.folder, console)
+        show(command.folder, console, command.leases)
         return 0
     if command.watch:
         return _watch(command, console)
-    _report(command.folder, command.name, console, command.wandb_mode)
+    report(command.folder, command.name, console, command.wandb_mode)
     return 0
 
 
@@ -192,7 +193,7 @@ def _watch(command: Report, console: Console) -> int:
     watch = importlib.import_module("reports.watch").watch
     for line in watch(command.folder, command.name, command.every):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-    _report(command.folder, command.name, console, command.wandb_mode)
+    report(command.folder, command.name, console, command.wandb_mode)
     return 0
 
 
@@ -231,61 +232,12 @@ def _plan(command: Plan, overrides: list[str], console: Console) -> int:
     from harness.commands.plan_table import print_plan
     from harness.specfile import load_ablation
 
-    _check_jobs(command.jobs)
+    check_jobs(command.jobs)
     ablation = load_ablation(command.spec, overrides, find_method)
     plan = forecast(ablation, command.out, command.jobs, command.measure)
     power = importlib.import_module("reports.power")
     print_plan(plan, power.prospects(ablation, command.out), console)
     return 0
-
-
-def _check_jobs(jobs: int | None) -> None:
-    if jobs is not None and jobs < 1:
-        raise SpecError(f"--jobs: must be at least 1, got {jobs}")
-
-
-def _run(command: Run, overrides: list[str], arguments: list[str], console: Console) -> int:
-    from harness.specfile import load_ablation
-
-    _check_jobs(command.jobs)
-    ablation = load_ablation(command.spec, overrides, find_method)
-    if "heldout" not in ablation.evaluation.splits:
-        raise SpecError("evaluation.splits: a comparison is read off the held-out set; add it")
-
-    # numpy and the corpus code take longer to import than it takes to find a mistake in a spec
-    from harness.ablate import run_ablation
-    from harness.display import TerminalDisplay
-
-    display = TerminalDisplay(console)
-    warning, mode = importlib.import_module("reports.power").hopeless(ablation), command.wandb_mode
-    summary = run_ablation(ablation, command.out, command.jobs, display, arguments, warning, mode)
-    if summary.interrupted:
-        return _stopped(console)
-    if summary.finished:
-        _report(command.out, ablation.name, console, summary.wandb_mode)
-    return 1 if summary.num_failed else 0
-
-
-def _stopped(console: Console) -> int:
-    console.print("stopped; the same command goes on from what is saved")
-    return 130
-
-
-def _report(folder: Path, name: str | None, console: Console, wandb_mode: str | None) -> None:
-    evidence = importlib.import_module("reports.load").load(folder, name)
-    tables = importlib.import_module("reports.tables")
-    console.print(tables.terminal_table(evidence, narrow=console.width < 100))
-    console.print()
-    for statement in importlib.import_module("reports.headline").headline(evidence):
-        console.print(f"- {statement.text}", markup=False, highlight=False)
-    paths = importlib.import_module("reports.build").write(evidence)
-    console.print(f"report: {paths.html}", soft_wrap=True, highlight=False)
-
-    from harness.trackers import publish_report
-
-    trackers = evidence.header["spec"].get("trackers", ())
-    say = partial(console.print, markup=False, highlight=False)
-    publish_report(folder, evidence.name, list(paths), trackers, wandb_mode, say)
 
 
 def registered() -> dict[str, type]:

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from harness import ablate, worker
+from harness import labor, worker
 from harness.data_warnings import DataWarning
 
 
@@ -37,7 +37,7 @@ def bars(console: Console) -> Progress:
     )
 
 
-class TerminalDisplay(ablate.Display):
+class TerminalDisplay(labor.Display):
     """Shows a grid on a rich console."""
 
     def __init__(self, console: Console) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.files import read_json
+from harness.plans import last_failure
 from harness.records import HEADER
 from harness.worker import Task
 
@@ -43,7 +44,7 @@ def tasks(
                 spec = specs[ablation.baseline, cell["seed"]]
                 longer = spec.num_steps + steps
                 key = (cell["seed"], longer)
-                shared.setdefault(key, _task(ablation.baseline, spec, *key))
+                shared.setdefault(key, _task(ablation.baseline, spec, *key, runs.parent))
                 found[label, cell["seed"]] = shared[key]
     return found
 
@@ -59,8 +60,8 @@ def bought_steps(cell: dict[str, Any], runs: Path) -> int:
     return round(overhead / step)
 
 
-def _task(baseline: str, spec: RunSpec, seed: int, num_steps: int) -> Task:
+def _task(baseline: str, spec: RunSpec, seed: int, num_steps: int, out: Path) -> Task:
     label = f"{baseline}, {num_steps} steps"
     # text that repeats is what more compute buys: no cap on it
     longer = replace(spec, num_steps=num_steps, label=label, max_repetitions=None)
-    return Task(label, seed, longer)
+    return Task(label, seed, longer, last_failure(out, longer))

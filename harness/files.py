@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import IO, Any
 from harness.errors import SpecError
 
 
+def part_of(path: Path) -> Path:
+    """Return a name beside `path` that nobody else has; of two machines, pids may be equal."""
+    return path.with_name(f"{path.name}.part-{os.getpid()}-{secrets.token_hex(4)}")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open `path` for writing; it takes its name only after everything is on the disk."""
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    part = part_of(path)
     try:
         with part.open("wb") as file:
             yield file

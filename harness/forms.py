@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from harness.form_marks import Folder, Spec, WandbMode, positional
+from harness.run_forms import Run, Work
+
 HELP = """Referee of language-model data mixing: which mixture wins on your data, at your budget,
 and what it cost.
 
@@ -15,15 +18,6 @@ Example: steelyard run sweeps/demo.toml --out runs/demo
 
 steelyard COMMAND --help says more of each; steelyard --version; completion of commands and options
 for your shell: eval "$(steelyard completion bash)", in ~/.bashrc to keep it"""
-
-
-def positional(name: str) -> Any:
-    """Return the marks of an argument without a flag, shown as `name` in help and complaints."""
-    return tyro.conf.Positional, tyro.conf.arg(metavar=name)
-
-
-Spec = Annotated[Path, *positional("SPEC")]
-Folder = Annotated[Path, *positional("DIR")]
 
 
 @dataclass(frozen=True)
@@ -68,43 +62,17 @@ class Plan:
     """Time three steps, where no finished run of this shape gives a rate."""
 
 
-WandbMode = Literal["online", "offline", "disabled"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Run an ablation: every arm at every seed, then a table and a report.
-
-    Finished runs are found by their content, interrupted ones resume. Any key of the spec can be
-    overridden; `steelyard run SPEC --help` lists them all.
-
-    One run on several GPUs or nodes: start it with torchrun, and --out on a disk that all see. Runs
-    then go one at a time, over all ranks; --parallel=fsdp for a model that one GPU cannot hold.
-
-    Example: steelyard run sweeps/demo.toml --out runs/demo --arms.influence.settings.every=10
-
-    Example: torchrun --nproc-per-node 8 -m harness.cli run sweeps/demo.toml --out runs/demo
-    """
-
-    spec: Spec
-    """The ablation, a TOML file."""
-    out: Path = Path("runs")
-    """Folder of runs, corpora and reports; it can be shared by many ablations."""
-    jobs: int | None = None
-    """Runs that train at the same time; by default what the cores allow. Changes no number."""
-    wandb_mode: WandbMode | None = None
-    """Where W&B is a tracker; by default WANDB_MODE, else online if logged in, else offline."""
-
-
 @dataclass(frozen=True)
 class Show:
-    """List the ablations and runs in a folder, and their state.
+    """List the ablations and runs in a folder, their state, and who is at which.
 
     Example: steelyard show runs/demo
     """
 
     folder: Folder = Path("runs")
     """The --out of a run."""
+    leases: str | None = None
+    """The database that says who trains what, where it is not the folder; as for run."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +177,7 @@ COMMANDS: dict[str, type] = {
     "init": Init,
     "plan": Plan,
     "run": Run,
+    "work": Work,
     "methods": Methods,
     "show": Show,
     "report": Report,
@@ -217,7 +186,7 @@ COMMANDS: dict[str, type] = {
     "doctor": Doctor,
     "completion": Completion,
 }
-OVERRIDING = (Plan, Run)  # they take keys of the spec beside their own options
+OVERRIDING = (Plan, Run, Work)  # they take keys of the spec beside their own options
 
 
 def one_of(commands: dict[str, type]) -> Any:

@@ -2,7 +2,8 @@
 
 Every worker is a process with a pipe of its own, so that a death disturbs no other run and is
 charged to the one task that was at work: it gets two more tries, which resume its runs. (A process
-pool ends all its workers when one dies, and cannot tell which task was to blame.) The parent owns
+pool ends all its workers when one dies, and cannot tell which task was to blame.) What another
+grid's worker is at is asked for again, until it has ended there or can be had here. The parent owns
 the ablation's file and the display. Ctrl-C sets a byte that all share: every worker saves its run
 at the next step and stops; a second Ctrl-C ends them at once.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,15 +20,17 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.worker import Notice, Outcome, Progress, Site, Task, work
+from harness.worker import ELSEWHERE, Notice, Outcome, Progress, Site, Task, work
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
 MAX_DEATHS = 3
+POLL_SECONDS = 2.0  # until what is another's is asked for again
 
 OnOutcome = Callable[[Task, Outcome], None]
+LookUp = Callable[[Task], Outcome | None]
 
 
 class Crew(Protocol):
@@ -35,8 +39,13 @@ class Crew(Protocol):
     def warm_up(self) -> None:
         """Make ready while the corpus is prepared."""
 
-    def run(self, tasks: list[Task], on_outcome: OnOutcome) -> bool:
-        """Carry out all tasks; return False where the user stopped them."""
+    def run(
+        self, tasks: list[Task], on_outcome: OnOutcome, look_up: LookUp = lambda task: None
+    ) -> bool:
+        """Carry out all tasks; return False where the user stopped them.
+
+        `look_up` tells how a task has ended, where somebody else was at it.
+        """
 
     def close(self) -> None:
         """End, after saving."""
@@ -64,6 +73,8 @@ class Grid:
     _workers: list[_Worker] = field(default_factory=list)
     _stop: Any = field(init=False)
     _was_asked: bool = False
+    _elsewhere: deque[tuple[float, Task]] = field(default_factory=deque)
+    """What others are at, and when it is to be asked for again; the soonest first."""
 
     def __post_init__(self) -> None:
         self._stop = self._context.RawValue("b", 0)
@@ -73,17 +84,24 @@ class Grid:
         for _ in range(self.jobs):
             self._hire()
 
-    def run(self, tasks: list[Task], on_outcome: OnOutcome) -> bool:
-        """Carry out all tasks; return False where the user stopped them."""
+    def run(
+        self, tasks: list[Task], on_outcome: OnOutcome, look_up: LookUp = lambda task: None
+    ) -> bool:
+        """Carry out all tasks; return False where the user stopped them.
+
+        `look_up` tells how a task has ended, where another grid's worker was at it.
+        """
         pending, deaths = deque(tasks), Counter[Task]()
         with taking_signals(self._ask_to_stop):
-            while pending or self._is_busy():
+            while pending or self._elsewhere or self._is_busy():
+                self._ask_again(pending)
                 while self._stop.value and pending:
                     on_outcome(pending.popleft(), Outcome("interrupted"))
-                self._hand_out(pending, on_outcome)
-                if not self._is_busy():
+                self._hand_out(pending, on_outcome, look_up)
+                if not self._is_busy() and not self._elsewhere:
                     continue  # nobody would wake us
-                for ready in connection.wait([worker.pipe for worker in self._workers]):
+                pipes = [worker.pipe for worker in self._workers]
+                for ready in connection.wait(pipes, self._patience()):
                     worker = next(w for w in self._workers if w.pipe is ready)
                     lost = self._hear(worker, on_outcome)
                     if lost is not None:
@@ -118,12 +136,27 @@ class Grid:
         self._workers.append(worker)
         return worker
 
-    def _hand_out(self, pending: deque[Task], on_outcome: OnOutcome) -> None:
-        """Give every free worker a task."""
+    def _ask_again(self, pending: deque[Task]) -> None:
+        """Put what was another's for long enough, or all where we are to stop, with the rest."""
+        while self._elsewhere and (self._stop.value or not self._patience()):
+            pending.append(self._elsewhere.popleft()[1])
+
+    def _patience(self) -> float | None:
+        """Return the seconds until a task is asked for again; None where none is."""
+        if not self._elsewhere:
+            return None
+        return max(0.0, self._elsewhere[0][0] - time.monotonic())
+
+    def _hand_out(self, pending: deque[Task], on_outcome: OnOutcome, look_up: LookUp) -> None:
+        """Give every free worker a task that nobody has done meanwhile."""
         while pending:
             free = next((w for w in self._workers if w.task is None), None)
             if free is None and len(self._workers) == self.jobs:
                 return
+            known = look_up(pending[0])
+            if known is not None:
+                on_outcome(pending.popleft(), known)
+                continue
             worker = free or self._hire()
             worker.task, worker.is_new = pending.popleft(), False
             try:
@@ -151,7 +184,10 @@ class Grid:
         else:
             assert worker.task is not None
             task, worker.task = worker.task, None
-            on_outcome(task, message)
+            if message.status == ELSEWHERE:
+                self._elsewhere.append((time.monotonic() + POLL_SECONDS, task))
+            else:
+                on_outcome(task, message)
         return None
 
     def _after_death(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,29 @@ def remember(out: Path, spec: RunSpec, carried: Carried) -> None:
     content: dict[str, Any] = {"main": carried.main, "auxiliary": pairs}
     content |= {"shown": carried.shown, "seconds": carried.seconds}
     write_json(out / "plans" / f"{spec.run_id}.json", content)
+    _failure(out, spec).unlink(missing_ok=True)
+
+
+def remember_failure(out: Path, spec: RunSpec, reason: str) -> None:
+    """Write down why the plan of `spec` came to nothing, for workers that wait for it."""
+    (out / "plans").mkdir(exist_ok=True)
+    told = {"reason": reason, "token": secrets.token_hex(8)}
+    write_json(_failure(out, spec), told)
+
+
+def recall_failure(out: Path, spec: RunSpec) -> dict[str, str] | None:
+    """Return the `reason` of a plan's last failure, and a `token` that no other failure has."""
+    found: dict[str, str] | None = read_json(_failure(out, spec))
+    return found
+
+
+def last_failure(out: Path, spec: RunSpec) -> str | None:
+    """Return the token of a plan's last failure, None where it has not failed."""
+    return (recall_failure(out, spec) or {}).get("token")
+
+
+def _failure(out: Path, spec: RunSpec) -> Path:
+    return out / "plans" / f"{spec.run_id}.failed.json"
 
 
 def recall(out: Path, spec: RunSpec) -> Carried | None:

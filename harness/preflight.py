@@ -120,6 +120,18 @@ def check_name(ablation: Ablation, out: Path, text_id: str, model_id: str) -> No
         )
 
 
+def check_settled(ablation: Ablation, out: Path, settled: str) -> None:
+    """Refuse to join workers for whom `auto` stands for something else: their runs are others."""
+    before = read_json(ablation_path(ablation, out)) or {}
+    theirs = before.get("settled", settled)
+    if theirs != settled:
+        raise SpecError(
+            f"device, precision, threads, compile: on this machine they are {settled}, {theirs} "
+            f"for the others that are at {ablation.name!r}; set them in the spec, or give "
+            f"--settled {theirs}"
+        )
+
+
 def plain(ablation: Ablation) -> dict[str, Any]:
     """Return an ablation as plain JSON values, as its file holds it."""
     values = TypeAdapter(Ablation).dump_python(ablation, mode="json")

@@ -10,7 +10,6 @@ code beside the weights is run only where the spec says so.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -19,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpecError
-from harness.files import read_json
+from harness.files import part_of, read_json
 from harness.hashes import ContentHashes
+from harness.leases import being_made
 
 Say = Callable[[str], None]
 
@@ -190,14 +190,12 @@ def _converted(
     final = (out / "models" / f"{_content(gguf, out)[:16]}-{what}").resolve()
     if final.is_dir():
         return final
-    from filelock import FileLock
-
-    with FileLock(final.with_suffix(".lock")):
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with being_made(final):
         if final.is_dir():
             return final
         say(f"{what}: converting {gguf.name} (once; minutes for a large one)")
-        part = final.with_suffix(f".part-{os.getpid()}")
-        shutil.rmtree(part, ignore_errors=True)
+        part = part_of(final)
         part.mkdir(parents=True)
         try:
             convert(gguf, part)

@@ -16,7 +16,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from harness.grid import OnOutcome, taking_signals
+from harness.grid import LookUp, OnOutcome, taking_signals
+from harness.leases import open_leases
 from harness.ranks.group import Group
 from harness.trackers import open_trackers
 from harness.worker import Desk, Notice, Outcome, Progress, Site, Task, carry_out
@@ -57,18 +58,22 @@ class RankGrid:
         if isinstance(message, Progress):
             self.on_progress(message)
 
-    def run(self, tasks: list[Task], on_outcome: OnOutcome) -> bool:
-        """Carry out all tasks; return False where the user stopped them."""
+    def run(
+        self, tasks: list[Task], on_outcome: OnOutcome, look_up: LookUp = lambda task: None
+    ) -> bool:
+        """Carry out all tasks that nobody has done; return False where the user stopped them."""
         site, group = self.site, _group()
+        leases = open_leases(site.out, site.leases, site.grace)
         mirror = open_trackers(site.trackers, site.out, site.wandb_mode, self.on_notice)
         with taking_signals(self._ask_to_stop):
             for task in tasks:
-                if self._stop.value:
-                    on_outcome(task, Outcome("interrupted"))
+                known = Outcome("interrupted") if self._stop.value else look_up(task)
+                if known is not None:
+                    on_outcome(task, known)
                     continue
                 group.post_task((task, site))
                 ranks = _ranks(site.parallel, task.spec.device)
-                outcome = carry_out(task, Desk(self, site, self._stop, mirror, ranks))
+                outcome = carry_out(task, Desk(self, site, self._stop, mirror, leases, ranks))
                 on_outcome(task, outcome)
                 group.end_task(outcome.reason)
                 if group.is_broken:
@@ -100,7 +105,7 @@ def follow() -> int:
         task, site = given
         mirror = open_trackers((), site.out, None, _ignore)
         ranks = _ranks(site.parallel, task.spec.device)
-        outcome = carry_out(task, Desk(_Silent(), site, stop, mirror, ranks))
+        outcome = carry_out(task, Desk(_Silent(), site, stop, mirror, None, ranks))
         group.end_task(outcome.reason)
     return 130 if stop.value else 0
 

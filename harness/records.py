@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
+from harness.files import whole_file
+
 SCHEMA = 1
 HEADER, RECORDS, CHECKPOINT = "run.json", "records.jsonl", "checkpoint.pt"
-LOCK = ".lock"  # held by the process that trains the run
 
 
 class RecordWriter:
@@ -66,6 +68,13 @@ class Unwritten(RecordWriter):
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def own_copy(path: Path) -> None:
+    """Put a copy in the place of a file, if there is one; who has it open writes to no file."""
+    if path.exists():
+        with whole_file(path) as file, path.open("rb") as before:
+            shutil.copyfileobj(before, file)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -1,21 +1,18 @@
 """From an Ablation to one RunSpec per arm and seed: everything that was `auto` gets a value.
 
 What is chosen depends on what the machine is (harness/choices.py), never on timings, so that
-resolving twice gives the same run ids. Nothing here imports torch unless a CUDA device may be
-present.
+resolving twice gives the same run ids.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from pathlib import Path
-from typing import Literal
 
 from harness.api import Mixer
 from harness.binding import bound
-from harness.choices import ASKED, SMALL_PARAMETERS, choose, num_cores
-from harness.errors import SpecError
+from harness.choices import SMALL_PARAMETERS, num_cores
 from harness.identity import digest
+from harness.settled import Settled, settle
 from harness.shapes import estimate_parameters
 from harness.spec import Ablation, Arm, RunSpec
 
@@ -24,14 +21,13 @@ SMALL_RUNS_ON_A_GPU = 8
 
 
 def resolve(
-    ablation: Ablation, corpus_id: str, model_id: str = ""
+    ablation: Ablation, corpus_id: str, model_id: str = "", settled: Settled | None = None
 ) -> dict[tuple[str, int], RunSpec]:
     """Return the main RunSpec of every (label, seed), in the order of the spec.
 
     `model_id` is the fingerprint of `model.source`, which is a local folder by now.
     """
-    device = _device(ablation)
-    chosen = choose(ablation, device)
+    settled = settled or settle(ablation)
     mixers = bound({label: arm.settings for label, arm in ablation.arms.items()})
     shared = {
         "corpus": ablation.corpus,
@@ -42,10 +38,7 @@ def resolve(
         "evaluation": ablation.evaluation,
         "targets": ablation.targets,
         "max_repetitions": ablation.max_repetitions,
-        "device": device,
-        "precision": chosen.precision,
-        "threads": chosen.threads,
-        "compile": chosen.compile,
+        **settled._asdict(),
         "corpus_id": corpus_id,
         "model_id": model_id,
         "engine": engine(),
@@ -73,34 +66,6 @@ def engine() -> dict[str, str]:
     version = importlib.metadata.version
     minor = ".".join(version("steelyard").split(".")[:2])
     return {"steelyard": minor, "torch": version("torch"), "transformers": version("transformers")}
-
-
-def _device(ablation: Ablation) -> Literal["cpu", "cuda"]:
-    possible = Path("/proc/driver/nvidia/version").exists()
-    if ablation.device == "cpu" or (ablation.device == "auto" and not possible):
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if ablation.device == "cuda":
-        raise SpecError('device: "cuda" was asked for and torch finds no GPU; use "cpu" or "auto"')
-    return "cpu"
-
-
-def reasons(ablation: Ablation) -> dict[str, str]:
-    """Return why each thing that was `auto` in the spec is what it is, by name."""
-    device = _device(ablation)
-    found = choose(ablation, device)
-    asked = ablation.device != "auto"
-    why = ASKED if asked else f"{'a' if device == 'cuda' else 'no'} GPU is there"
-    values = {"device": device, **{k: getattr(found, k) for k in found.reasons}}
-    told = {"device": why, **found.reasons}
-    return {name: f"{_plainly(values[name])}: {reason}" for name, reason in told.items()}
-
-
-def _plainly(value: object) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def num_fitting(spec: RunSpec) -> int:

@@ -1,39 +1,35 @@
 """Runs are found by their content: asking for one twice trains it once.
 
-`ensure` returns a finished run, resuming or training it first if need be; a lock on its folder
-lets any number of processes ask at the same time. `carry_out` executes a method's plan over it and
-keeps the ledger of what the plan asked for, found in the cache or not, because that is what the
-method costs.
+`ensure` returns a finished run, resuming or training it first if need be; a lease on it lets any
+number of processes on any number of machines ask at the same time. `carry_out` executes a method's
+plan over it and keeps the ledger of what the plan asked for, found in the cache or not, because
+that is what the method costs.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from harness import checkpoint
-from harness.assemble import assemble, measure, train_rows
-from harness.data_warnings import warnings_of_run
+from harness.assemble import assemble, measure
 from harness.files import read_json, write_json
+from harness.leases import Lease, Leases, TakenError, disk_leases
 from harness.loop import InterruptedRunError, Loop, Watch
 from harness.model import RowFlops, build_model, count_row_flops
-from harness.plans import Carried, remember
+from harness.plans import Carried, last_failure, recall, remember, remember_failure
 from harness.queued import RunFailedError
 from harness.ranks import Ranks
-from harness.records import CHECKPOINT, HEADER, LOCK, RECORDS, SCHEMA, read_records
+from harness.records import CHECKPOINT, HEADER, RECORDS, own_copy, read_records
+from harness.run_header import describe_run, now
 from harness.spec import Checkpoint, Model, RunSpec
 
 if TYPE_CHECKING:
@@ -61,16 +57,43 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Runner:
-    """Trains runs in one output folder, on one opened corpus."""
+    """Trains runs in one output folder, on one opened corpus.
+
+    What another worker is at is waited for; where `waits` is false, it is a TakenError.
+    """
 
     out: Path
     store: TokenStore
     checkpoint: Checkpoint
     watch: Callable[[RunSpec], Watch]
     ranks: Ranks = field(default_factory=Ranks)
+    leases: Leases | None = None
+    """Of the output folder; by default those that lie in it. The first rank's alone."""
+    waits: bool = True
 
-    def carry_out(self, spec: RunSpec) -> Carried:
-        """Execute the plan of the spec's mixer; the run it returns is the main run."""
+    def carry_out(self, spec: RunSpec, failed_before: str | None = None) -> Carried:
+        """Execute the plan of the spec's mixer; the run it returns is the main run.
+
+        Where we wait for nobody the plan is leased as a whole: one that another worker has carried
+        out is not begun again, nor one that has failed since the failure `failed_before`.
+        """
+        if self.waits:  # for each run in turn
+            return self._carry_out(spec)
+        with self._held("plan", spec, lambda: False):
+            done = recall(self.out, spec)
+            if done is not None:
+                return done
+            if last_failure(self.out, spec) not in (None, failed_before):
+                raise TakenError("another worker has tried it, and it has failed")
+            try:
+                return self._carry_out(spec)
+            except (InterruptedRunError, TakenError):
+                raise
+            except Exception as error:  # on record before anybody else can have it
+                remember_failure(self.out, spec, one_line(error))
+                raise
+
+    def _carry_out(self, spec: RunSpec) -> Carried:
         asked: dict[str, RunSpec] = {}
         shown = self._carry_out_others(spec)
         trained = 0.0
@@ -117,7 +140,8 @@ class Runner:
         found: dict[str, None] = {}
         for mixer in spec.mixer.others():
             try:
-                carried = self.carry_out(replace(spec, mixer=mixer, label=OTHER_ARM))
+                other = replace(spec, mixer=mixer, label=OTHER_ARM)
+                carried = self.carry_out(other, last_failure(self.out, other))
             except RunFailedError as error:
                 raise RunFailedError(f"the arm that it looks at failed: {error}") from error
             ids = (carried.main, *(run_id for run_id, _ in carried.auxiliary), *carried.shown)
@@ -129,16 +153,44 @@ class Runner:
         folder = self.out / "runs" / spec.run_id
         folder.mkdir(parents=True, exist_ok=True)
         watch = self.watch(spec)
-        ranks = self.ranks
-        with _locked(folder, watch) if ranks.is_first else nullcontext():
-            if ranks.first(partial(_is_finished, folder)):
-                watch.found(folder)
-            else:
-                self._train(spec, folder, watch)
-                ranks.first(lambda: None)  # its header and checkpoint are written
+        while not self.ranks.first(partial(_is_finished, folder)):
+            try:
+                with self._held("run", spec, watch.stop) as lease:
+                    if not self.ranks.first(partial(_is_finished, folder)):
+                        self._train(spec, folder, watch, lease)
+                        self.ranks.first(lambda: None)  # its header and checkpoint are written
+                        return read_result(folder)
+            except TakenError:
+                if not self.waits:
+                    raise
+        watch.found(folder)
         return read_result(folder)
 
-    def _train(self, spec: RunSpec, folder: Path, watch: Watch) -> None:
+    @contextmanager
+    def _held(self, kind: str, spec: RunSpec, stop: Callable[[], bool]) -> Iterator[Lease | None]:
+        """Hold the lease of a run or of a plan; InterruptedRunError where `stop` says so.
+
+        The first rank holds it for all, and the others have none.
+        """
+        if not self.ranks.is_first:
+            yield None
+            return
+        about = f"{spec.label or 'a run'} seed {spec.seed}"
+        try:
+            with self._leases.held(f"{kind}-{spec.run_id}", about, self.waits, stop) as lease:
+                yield lease
+        except TakenError:
+            if stop():
+                raise InterruptedRunError from None
+            raise
+
+    @cached_property
+    def _leases(self) -> Leases:
+        return self.leases or disk_leases(self.out)
+
+    def _train(self, spec: RunSpec, folder: Path, watch: Watch, lease: Lease | None) -> None:
+        if lease is not None and lease.is_inherited:
+            own_copy(folder / RECORDS)
         open_model = partial(open_finished, self.out / "runs", source=spec.model.source)
         header = describe_run(spec, self.store) | {"ranks": self.ranks.size}
         if self.ranks.is_first:
@@ -148,17 +200,24 @@ class Runner:
         loop = None
         ending: dict[str, Any] = {"status": "interrupted"}
         try:
+            guarded: Any = watch if lease is None else _Guarded(watch, lease)
             loop = assemble(
-                spec, self.store, folder, open_model, watch, self.checkpoint, self.ranks
+                spec, self.store, folder, open_model, guarded, self.checkpoint, self.ranks
             )
             header["num_parameters"] = sum(p.numel() for p in loop.view.model.parameters())
             watch.begin(header)
             loop.run()
             measured = measure(loop, self.store)
-            ending = {"status": "finished", "finished": _now(), **measured}
+            ending = {"status": "finished", "finished": now(), **measured}
         except InterruptedRunError:
             raise
+        except TakenError as error:
+            if self.ranks.size == 1:
+                raise
+            raise RunFailedError(self.ranks.cause(error, one_line(error))) from error
         except Exception as error:
+            if lease is not None:
+                lease.check()  # or it is the other worker's doing
             reason = self.ranks.cause(error, one_line(error))
             ending = {"status": "failed", "reason": reason}
             if self.ranks.is_first:
@@ -166,7 +225,7 @@ class Runner:
             raise RunFailedError(reason) from error
         finally:
             header |= _outcome(loop) | ending
-            if self.ranks.is_first:
+            if lease is not None and lease.is_ours():
                 write_json(folder / HEADER, header)
             watch.end(header)
 
@@ -177,20 +236,19 @@ def _is_finished(folder: Path) -> bool:
     return finished and (folder / CHECKPOINT).exists()
 
 
-@contextmanager
-def _locked(folder: Path, watch: Watch) -> Iterator[None]:
-    """Hold the run folder's lock; another process that trains this run is waited for."""
-    lock = FileLock(folder / LOCK)
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=0.5)
-        except Timeout:
-            if watch.stop():
-                raise InterruptedRunError from None
-    try:
-        yield
-    finally:
-        lock.release()
+@dataclass(frozen=True)
+class _Guarded:
+    """A run's watch, asked after every step; the run ends there where its lease has gone."""
+
+    watch: Watch
+    lease: Lease
+
+    def stop(self) -> bool:
+        self.lease.check()
+        return self.watch.stop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.watch, name)
 
 
 def read_result(folder: Path) -> RunResult:
@@ -230,87 +288,13 @@ def open_finished(runs: Path, run_id: str, source: str | None = None) -> tuple[n
     return model, count_row_flops(model_spec, header["vocab_size"], tokens)
 
 
-def describe_run(spec: RunSpec, store: TokenStore) -> dict[str, Any]:
-    """Return the header of a run that is about to start."""
-    commit, dirty = git_state()
-    return {
-        "schema": SCHEMA,
-        "run_id": spec.run_id,
-        "spec": spec.canonical,
-        "status": "running",
-        "reason": None,
-        "domains": list(store.trained),
-        "probe_domains": list(store.domains),
-        "targets": spec.targets,
-        "num_steps": spec.num_steps,
-        "tokens_per_step": spec.batch.rows * spec.batch.tokens,
-        "vocab_size": store.vocab_size,
-        "corpus_id": store.id,
-        "train_rows": train_rows(store, spec),
-        "versions": versions(),
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "device": spec.device,
-        "device_name": _device_name(spec.device),
-        "threads": spec.threads,
-        "precision": spec.precision,
-        "started": _now(),
-        "finished": None,
-        "costs": {},
-        "repetitions": {},
-        "warnings": [w.to_json() for w in warnings_of_run(spec, store.manifest)],
-    }
-
-
 def _outcome(loop: Loop | None) -> dict[str, Any]:
     if loop is None:
         return {}
     return {"costs": loop.meter.to_json(), "repetitions": loop.repetitions()}
 
 
-@cache
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that compute."""
-    names = ("steelyard", "torch", "transformers", "tokenizers", "numpy")
-    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
-
-
-@cache
-def git_state() -> tuple[str | None, bool]:
-    """Return the commit of the checkout that this code lies in, and whether it is changed."""
-    here = Path(__file__).parent
-    commands = (
-        ["git", "ls-files", "--error-unmatch", Path(__file__).name],  # or it is another's checkout
-        ["git", "rev-parse", "HEAD"],
-        ["git", "status", "--porcelain"],
-    )
-    try:
-        _, commit, status = (
-            subprocess.run(
-                c, cwd=here, capture_output=True, text=True, timeout=10, check=True
-            ).stdout
-            for c in commands
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None, False
-    return commit.strip(), bool(status.strip())
-
-
-def _device_name(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    return info.partition("model name")[2].partition("\n")[0].strip(" :\t") or platform.machine()
-
-
 def one_line(error: BaseException) -> str:
     """Return an exception as one line for people."""
     text = " ".join(str(error).split())
     return text if isinstance(error, RunFailedError) else f"{type(error).__name__}: {text}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

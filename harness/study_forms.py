@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from harness.forms import positional
+from harness.form_marks import positional
 
 StudyPath = Annotated[Path, *positional("STUDY")]
 Arm = Annotated[str, *positional("ARM")]

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from harness.leases import GRACE_SECONDS, Leases, TakenError, open_leases
 from harness.plans import Carried
 from harness.spec import Checkpoint, Corpus, RunSpec
 from harness.trackers import Mirror, open_trackers
@@ -37,12 +38,18 @@ class Task:
     label: str
     seed: int
     spec: RunSpec
+    failed_before: str | None = None
+    """Token of the failure that was on record when we came: that one is tried again."""
+
+
+ELSEWHERE = "elsewhere"
+"""Of a task that, or a run of which, another worker is at; it is to be asked for again."""
 
 
 class Outcome(NamedTuple):
     """How a task ended."""
 
-    status: str  # finished, failed or interrupted
+    status: str  # finished, failed or interrupted; ELSEWHERE in a worker's answer
     run_id: str | None = None
     auxiliary: tuple[tuple[str, str], ...] = ()  # (run id, role)
     reason: str | None = None
@@ -85,6 +92,8 @@ class Site:
     wandb_mode: str | None = None  # as the parent has settled it
     corpus_id: str | None = None  # of one that is there: its sources are then not asked for
     parallel: str = "ddp"  # how a run is spread over ranks, where there are several
+    leases: str | None = None  # the database that they are in; in the folder where it is None
+    grace: float = GRACE_SECONDS
 
 
 def work(pipe: Connection, site: Site, stop: Any) -> None:
@@ -98,7 +107,8 @@ def work(pipe: Connection, site: Site, stop: Any) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     outlet = _Outlet(pipe)
     mirror = open_trackers(site.trackers, site.out, site.wandb_mode, outlet.warn)
-    desk = Desk(outlet, site, stop, mirror)
+    leases = open_leases(site.out, site.leases, site.grace)
+    desk = Desk(outlet, site, stop, mirror, leases)
     with suppress(ImportError):  # it comes again, with a place to tell it, at the first task
         _import_everything()
     while (task := pipe.recv()) is not None:
@@ -151,6 +161,7 @@ class Desk(NamedTuple):
     site: Site
     stop: Any
     mirror: Mirror
+    leases: Leases | None  # None: another rank holds them
     ranks: Ranks | None = None  # None: it is alone
 
 
@@ -175,12 +186,17 @@ def carry_out(task: Task, desk: Desk) -> Outcome:
         )
         ranks = desk.ranks or Ranks()
         watch = partial(_Watch, desk, task)
-        runner = Runner(site.out, store, site.checkpoint, watch, ranks)
+        waits = ranks.size > 1  # together
+        runner = Runner(site.out, store, site.checkpoint, watch, ranks, desk.leases, waits)
         if task.spec.evaluation is None:  # a single run that no plan has asked for
             return Outcome("finished", runner.ensure(task.spec).run_id)
-        carried = runner.carry_out(task.spec)
+        carried = runner.carry_out(task.spec, task.failed_before)
     except InterruptedRunError:
         return Outcome("interrupted")
+    except TakenError:
+        if desk.leases is not None and desk.leases.trouble:
+            desk.outlet.send(Notice(desk.leases.trouble))
+        return Outcome(ELSEWHERE)
     except (Exception, SystemExit) as error:
         return Outcome("failed", reason=one_line(error))
     return finished(carried)

@@ -2,14 +2,13 @@
 
 The id covers the spec of the corpus, the version or content of every source and the versions of the
 libraries that shape the result, but no path: equal text is one corpus wherever its files lie. A
-folder appears whole, by a rename, or not at all; a lock makes a second builder wait for the first,
-and whatever a killed builder left behind is removed under it. The code that reads text is imported
-only where there is something to build: opening a finished corpus must stay cheap.
+folder appears whole, by a rename, or not at all; a lease makes a second builder wait for the first,
+on whatever machine, and what a killed builder left behind is removed under it. The code that reads
+text is imported only where there is something to build: opening a finished corpus must stay cheap.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -19,8 +18,10 @@ from typing import Any
 from harness.corpus.sources import Source, find_source
 from harness.corpus.store import MANIFEST, TokenStore, read_store
 from harness.errors import SpecError
+from harness.files import part_of
 from harness.hashes import ContentHashes
 from harness.identity import digest
+from harness.leases import being_made
 from harness.pretrained import fingerprint_tokenizer
 from harness.spec import Corpus, FilesDomain
 
@@ -102,23 +103,16 @@ def _build_once(
     final: Path,
     progress: Callable[[str], None],
 ) -> None:
-    from filelock import FileLock, Timeout
-
     from harness.corpus.build import build, sync_folder
 
     final.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(final.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress("corpus: waiting for another process that builds the same one")
-        lock.acquire()
-    try:
+    waiting = "corpus: waiting for another process that builds the same one"
+    with being_made(final, lambda: progress(waiting)):
         if (final / MANIFEST).exists():
             return
         for leftover in (final, *final.parent.glob(f"{final.name}.part-*")):
             shutil.rmtree(leftover, ignore_errors=True)
-        part = final.with_suffix(f".part-{os.getpid()}")
+        part = part_of(final)
         part.mkdir()
         try:
             build(identity, spec, sources, part, progress)
@@ -127,5 +121,3 @@ def _build_once(
             raise
         part.rename(final)
         sync_folder(final.parent)
-    finally:
-        lock.release()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError
-from harness.files import write_json
+from harness.files import part_of, write_json
 
 if TYPE_CHECKING:
     from harness.api import State
@@ -38,7 +38,7 @@ def save_state(path: Path, state: State, facts: dict[str, str] | None = None) ->
     """Write tensors, whole or not at all, and facts into the file's header."""
     from safetensors.torch import save_file
 
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    part = part_of(path)
     try:
         save_file({name: value.contiguous() for name, value in state.items()}, part, facts)
         with part.open("rb") as file:

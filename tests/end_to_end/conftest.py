@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from .undisturbed import Reference
 
 ROOT = Path(__file__).parents[2]
 Fork = Callable[..., BaseProcess]
@@ -177,6 +180,14 @@ def fork() -> Iterator[Fork]:
             return process
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def reference(fork: Fork, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Return runs that nobody disturbed, for those that are killed to be compared with."""
+    from .undisturbed import train
+
+    return train(fork, tmp_path_factory.mktemp("undisturbed"))
 
 
 def finish(process: BaseProcess) -> None:

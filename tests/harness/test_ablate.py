@@ -10,10 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from baselines.static import Static
-from harness.ablate import Display, _Notices
 from harness.corpus import corpus_id
 from harness.errors import SpecError
 from harness.files import write_json
+from harness.labor import Display, Notices
 from harness.preflight import ablation_path, check_name, plain
 from harness.spec import Ablation, Arm, Budget, Model, Tokenizer
 from harness.trackers import UNREACHABLE
@@ -121,7 +121,7 @@ def test_a_server_that_no_worker_reaches_is_one_piece_of_news() -> None:
     told: list[str] = []
     display = Display()
     display.say = told.append  # type: ignore[method-assign]
-    notices = _Notices(display)
+    notices = Notices(display)
     for text in (f"{UNREACHABLE} (one)", "no disk", f"{UNREACHABLE} (two)", "no disk"):
         notices.hear(text)
 

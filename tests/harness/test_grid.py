@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from harness import grid as grid_module
 from harness.grid import Grid, _cause, _Worker
 from harness.spec import Checkpoint, Corpus, SyntheticDomain
-from harness.worker import Notice, Site
+from harness.worker import ELSEWHERE, Notice, Outcome, Site, Task
 
 
 @dataclass
@@ -79,3 +80,42 @@ def test_what_workers_say_of_their_trackers_is_passed_on(tmp_path: Path) -> None
         grid._hear(worker, lambda task, outcome: None)
 
     assert told == ["no server", "no disk"]
+
+
+def test_what_is_anothers_is_asked_for_again_until_it_has_ended(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first task is had at the second try; the second task another worker has finished."""
+    monkeypatch.setattr(grid_module, "POLL_SECONDS", 0.05)
+    first, second = (Task("a", seed, None) for seed in (0, 1))  # type: ignore[arg-type]
+    ours, theirs = multiprocessing.Pipe()
+    grid._workers.append(_Worker(Kills(), ours))  # type: ignore[arg-type]
+    answers = iter([Outcome(ELSEWHERE), Outcome(ELSEWHERE), Outcome("finished", "ours")])
+    asked: list[int] = []
+
+    class Pipe:
+        """A pipe to a worker that answers at once."""
+
+        def send(self, task: Task) -> None:
+            asked.append(task.seed)
+            theirs.send(next(answers))
+
+        def recv(self) -> Any:
+            return ours.recv()
+
+        def fileno(self) -> int:
+            return ours.fileno()
+
+    grid._workers[0].pipe = Pipe()  # type: ignore[assignment]
+    looks: list[int] = []
+
+    def look_up(task: Task) -> Outcome | None:
+        looks.append(task.seed)
+        return Outcome("finished", "theirs") if looks.count(1) > 1 and task.seed == 1 else None
+
+    told: list[tuple[int, str | None]] = []
+    done = grid.run([first, second], lambda task, o: told.append((task.seed, o.run_id)), look_up)
+
+    assert done
+    assert asked == [0, 1, 0]
+    assert sorted(told) == [(0, "ours"), (1, "theirs")]

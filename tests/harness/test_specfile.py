@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from harness.ablate import Display, run_ablation
+from harness.ablate import run_ablation
 from harness.cli import find_method
 from harness.errors import SpecError
+from harness.labor import Display, Staff
 from harness.spec import Ablation
 from harness.specfile import load_ablation
 
@@ -369,7 +370,7 @@ def test_an_unknown_tracker_is_refused_before_any_work(tmp_path: Path) -> None:
     ablation = load(tmp_path, 'trackers = ["wandb", "nope"]\n' + GOOD)
 
     with pytest.raises(SpecError, match="'nope'") as caught:
-        run_ablation(ablation, tmp_path / "out", 1, Display(), ["steelyard"])
+        run_ablation(ablation, tmp_path / "out", Staff(1), Display(), ["steelyard"])
 
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "out").exists()

@@ -114,6 +114,20 @@ class Waits(Mixer):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class WaitsAndRaises(Waits):
+    """Fails at a step once the file appears, and adds a line to it."""
+
+    def propose(self, view: View, state: State) -> Tensor:
+        """Wait and raise when it is time."""
+        weights = super().propose(view, state)
+        if view.step == self.step:
+            with Path(self.gate).open("a") as file:
+                file.write("raised\n")
+            raise ValueError(f"it is step {view.step}")
+        return weights
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Counted(Mixer):
     """Writes down every step that it is asked for."""
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from tokenizers import Tokenizer as Loaded
 
 import harness.corpus.sources as sources
@@ -25,6 +24,7 @@ from harness.corpus import TokenStore, fingerprint, open_corpus
 from harness.corpus.documents import SPLITS
 from harness.corpus.tokenizer import bytes_per_token
 from harness.errors import SpecError
+from harness.leases import being_made
 from harness.spec import Corpus, PackageDomain, Splits, SyntheticDomain, Tokenizer
 
 SCRIPT = """
@@ -67,11 +67,11 @@ def start(
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Return the digest of every file below a folder, locks apart."""
+    """Return the digest of every file below a folder, leases apart."""
     return {
         str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".lock"
+        if path.is_file() and path.parent.suffix != ".lease"
     }
 
 
@@ -211,9 +211,9 @@ def test_two_builders_do_the_work_once(clean: Path, tmp_path: Path, repository: 
 
 
 def test_a_second_builder_says_that_it_waits(tmp_path: Path, repository: Path) -> None:
-    """While another process holds the lock nothing is built; then it is."""
+    """While another process holds the lease nothing is built; then it is."""
     name = open_corpus(ONE, tmp_path / "elsewhere").id
-    with FileLock(tmp_path / f"{name}.lock"):
+    with being_made(tmp_path / name):
         process = start(repository, tmp_path, "c")
         assert process.stdout is not None
         assert "waiting for another process" in process.stdout.readline()
@@ -230,7 +230,9 @@ def test_a_killed_build_is_not_mistaken_for_a_corpus(
     killed = start(repository, tmp_path, kill_at="encoding")
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    assert all(".part-" in path.name for path in tmp_path.iterdir() if path.is_dir())
+    left = [path for path in tmp_path.iterdir() if path.is_dir() and path.suffix != ".lease"]
+    assert left
+    assert all(".part-" in path.name for path in left)
 
     again = start(repository, tmp_path)
     again.communicate()
@@ -240,13 +242,13 @@ def test_a_killed_build_is_not_mistaken_for_a_corpus(
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
-    """Three documents cannot fill four splits: one line, and an empty folder."""
+    """Three documents cannot fill four splits: one line, and an empty folder, leases apart."""
     spec = Corpus(domains={"tiny": SyntheticDomain(num_documents=3)})
 
     with pytest.raises(SpecError, match=r"domains\.tiny: .* max_bytes"):
         open_corpus(spec, tmp_path)
     assert files(tmp_path) == {}
-    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+    assert all(path.suffix == ".lease" for path in tmp_path.iterdir())
 
 
 def test_a_damaged_corpus_is_refused(tmp_path: Path) -> None:
