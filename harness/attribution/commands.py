@@ -62,7 +62,8 @@ class Desk:
         """The rows whose loss is explained."""
         from harness.attribution.queries import load_queries
 
-        return load_queries(self.opened, self.spec.queries, self.say)
+        kept = self.places.root / "answers"
+        return load_queries(self.opened, self.spec.queries, self.say, kept)
 
     def stores(self, chosen: Sequence[str] = ()) -> list[Path]:
         """Return the folders of scores, by default every estimator's; SpecError where lacking."""

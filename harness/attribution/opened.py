@@ -14,6 +14,7 @@ from harness.assemble import open_shelf
 from harness.attribution.rows import Pool
 from harness.corpus.store import TOKENIZER
 from harness.corpus.tokenizer import from_text
+from harness.errors import SpecError
 from harness.files import read_json
 from harness.identity import digest
 from harness.opening import open_view, spec_of
@@ -68,9 +69,12 @@ class Opened:
 
 
 def open_run(folder: Path, checkpoint: str = CHECKPOINT, source: str | None = None) -> Opened:
-    """Open the finished run in `folder`; SpecError where it cannot be."""
-    view, store = open_view(folder, checkpoint, source)
+    """Open the finished run in `folder`; SpecError where it cannot be, or its model is masked."""
     header = read_json(folder / HEADER)
+    if header is not None and header["spec"]["model"].get("objective") == "masked":
+        why = "a masked model predicts hidden tokens, and rows here have a next one"
+        raise SpecError(f"{folder}: {why}; attribute a causal model")
+    view, store = open_view(folder, checkpoint, source)
     return Opened(folder, header["run_id"], checkpoint, weights_id(view.model), view, store)
 
 

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from harness.api import Batch
-from harness.attribution.evaluation.answers import generate
+from harness.attribution.evaluation.answers import Said, speak
 from harness.attribution.query_spec import AnyQueries, PromptQueries, SplitQueries
 from harness.attribution.rows import Queries, show
 from harness.corpus.documents import in_hash_order
 from harness.corpus.sources import find_source
 from harness.corpus.tokenizer import encode
 from harness.errors import SpecError
+from harness.files import read_json, write_json
 from harness.identity import digest
 from harness.rng import generator
 from harness.spec import FilesDomain, HubDomain
@@ -42,14 +43,22 @@ class Asked(NamedTuple):
 
     prompt: str
     answer: str
+    ends: bool = True
+    """Whether the end of text is a target too: not of an answer that was cut off."""
 
 
-def load_queries(opened: Opened, spec: AnyQueries, say: Say = print) -> Queries:
-    """Return the queries of an attribution; SpecError where there are none, or one is unusable."""
+def load_queries(
+    opened: Opened, spec: AnyQueries, say: Say = print, kept: Path | None = None
+) -> Queries:
+    """Return the queries of an attribution; SpecError where there are none, or one is unusable.
+
+    Answers that the model gives are written to the folder `kept` and found there: what is
+    explained must be the same in every stage, and another machine may round to another word.
+    """
     if isinstance(spec, SplitQueries):
         return _of_split(opened, spec)
     if isinstance(spec, PromptQueries):
-        return _of_prompts(opened, spec, say)
+        return _of_prompts(opened, spec, say, kept)
     return _of_source(opened, spec)
 
 
@@ -66,7 +75,8 @@ def _of_split(opened: Opened, spec: SplitQueries) -> Queries:
     batch = shelf.batch(picks, domains, opened.view.stream.device)
     names = tuple(f"{domain}-{row}" for domain, row in picks)
     facts = {"corpus": opened.store.id, "split": spec.split, "rows": [list(p) for p in picks]}
-    key = digest({**facts, "tokens": batch.inputs.shape[1]})
+    cut = [type(shelf).__name__, batch.inputs.shape[1]]
+    key = digest({**facts, "cut": cut})
     return Queries(batch, tuple(show(batch, opened.tokenizer)), names, key)
 
 
@@ -77,18 +87,34 @@ def _some(shelf: Shelf, domain: str, spec: SplitQueries) -> list[int]:
     return sorted(int(row) for row in telling[order])
 
 
-def _of_prompts(opened: Opened, spec: PromptQueries, say: Say) -> Queries:
+def _of_prompts(opened: Opened, spec: PromptQueries, say: Say, kept: Path | None) -> Queries:
     asked = read_prompts(spec)
     if spec.answers == "generated":
-        prompts = [one.prompt for one in asked]
-        said = generate(opened, prompts, spec.max_new_tokens, say)
-        asked = [Asked(one.prompt, answer) for one, answer in zip(asked, said, strict=True)]
+        said = _generated(opened, [one.prompt for one in asked], spec.max_new_tokens, say, kept)
+        asked = [Asked(one.prompt, *answer) for one, answer in zip(asked, said, strict=True)]
         for number, one in enumerate(asked, start=1):
             if not one.answer.strip():
                 say(
                     f"queries: the model says nothing to prompt {number}; its end of text is scored"
                 )
     return encoded(opened, asked, [f"prompt-{i:03}" for i in range(1, len(asked) + 1)])
+
+
+def _generated(
+    opened: Opened, prompts: list[str], limit: int, say: Say, kept: Path | None
+) -> list[Said]:
+    """Return what the model says to the prompts, as it said it the first time."""
+    key = digest({"model": opened.model_id, "prompts": prompts, "limit": limit})
+    path = None if kept is None else kept / f"{key}.json"
+    found = None if path is None else read_json(path)
+    if found is not None:
+        return [Said(text, ends) for text, ends in found]
+    end = int(opened.store.manifest["tokenizer"]["end_of_text"])
+    said = speak(opened.view.model, opened.tokenizer, end, prompts, limit, say)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, [list(one) for one in said])
+    return said
 
 
 def read_prompts(spec: PromptQueries) -> list[Asked]:
@@ -145,7 +171,9 @@ def encoded(opened: Opened, asked: Sequence[Asked], names: Sequence[str]) -> Que
     inputs = np.zeros((len(asked), width), np.int64)
     targets, mask = np.zeros_like(inputs), np.zeros(inputs.shape, np.bool_)
     for row, (before, after) in enumerate(zip(prompts, answers, strict=True)):
-        after = np.append(after, end)[: width if len(before) else width + 1]
+        if asked[row].ends or not len(after):
+            after = np.append(after, end)
+        after = after[: width if len(before) else width + 1]
         before = before[max(0, len(before) + len(after) - width - 1) :]
         tokens = np.concatenate([before, after])
         inputs[row, : len(tokens) - 1] = tokens[:-1]

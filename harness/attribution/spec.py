@@ -101,8 +101,9 @@ class Attribution:
             raise ValueError(
                 "run: belongs to a run that is there, and domains to one to be trained"
             )
-        if self.model.objective == "masked" and not self.batch.pack:
-            raise ValueError("batch.pack: a masked model would read padding; set pack = true")
+        if self.model.objective == "masked":
+            why = "a masked model predicts hidden tokens, and rows here have a next one"
+            raise ValueError(f"model.objective: {why}; choose a causal model")
         check_model(self.model, self.tokenizer)
         return self
 

@@ -17,6 +17,7 @@ from harness.attribution.watching import FineTuning
 from harness.corpus import corpus_id, open_corpus
 from harness.errors import SpecError
 from harness.files import read_json, write_json
+from harness.identity import to_json
 from harness.keeping import BEST
 from harness.preflight import (
     check_buildable,
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 ARM = "fine-tuned"
+# Keys of a spec that decide which run is trained.
+TRAINED = (
+    *("run", "seed", "domains", "splits", "tokenizer", "model", "batch", "training"),
+    *("optimizer", "device", "precision", "threads", "compile"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,13 +84,21 @@ def train(
         folder = _ensure(spec, run, _Desk(store, places, progress, mirror))
     chosen = choose(folder, spec.training.attribute)
     places.root.mkdir(parents=True, exist_ok=True)
-    write_json(places.state, {"folder": str(folder.resolve()), **_told(chosen)})
+    state = {"folder": str(folder.resolve()), **_told(chosen), "asked": asked(spec)}
+    write_json(places.state, state)
     return chosen
 
 
 def _told(chosen: Chosen) -> dict[str, Any]:
     facts = {"checkpoint": chosen.checkpoint, "step": chosen.step}
     return {**facts, "validation_loss": chosen.validation_loss, "run_id": chosen.folder.name}
+
+
+def asked(spec: Attribution) -> dict[str, Any]:
+    """Return what of a spec decides which run is trained, as plain JSON values."""
+    found = {name: to_json(getattr(spec, name)) for name in TRAINED}
+    del found["training"]["attribute"], found["training"]["keep_every"]  # of what is there
+    return found
 
 
 def run_spec(spec: Attribution, places: Places, say: Say) -> tuple[RunSpec, TokenStore]:
@@ -127,7 +141,11 @@ def _as_ablation(spec: Attribution, steps: int) -> Ablation:
         evaluation=Evaluation(
             every=looks.validate_every, rows=looks.validation_rows, splits=("tuning",)
         ),
-        checkpoint=replace(spec.checkpoint, keep_best=True, keep_every=looks.keep_every),
+        checkpoint=replace(
+            spec.checkpoint,
+            keep_best=True,
+            keep_every=looks.keep_every or spec.checkpoint.keep_every,
+        ),
         trackers=spec.trackers,
         device=spec.device,
         precision=spec.precision,
@@ -182,5 +200,17 @@ def open_chosen(spec: Attribution, places: Places) -> Opened:
     state = read_json(places.state)
     if state is None:
         raise SpecError(f"{places.root}: nothing is trained yet; `steelyard attribute train` first")
+    now = asked(spec)
+    changed = [name for name in now if state["asked"].get(name) != now[name]]
+    if changed:
+        what = f"was trained with other settings ({', '.join(changed)})"
+        fix = "give every stage the same spec and options, or `steelyard attribute train` again"
+        raise SpecError(f"{places.state}: {what}; {fix}")
     chosen = choose(Path(state["folder"]), spec.training.attribute)
-    return open_run(chosen.folder, chosen.checkpoint)
+    opened = open_run(chosen.folder, chosen.checkpoint)
+    if opened.view.step != chosen.step:
+        raise SpecError(
+            f"{chosen.folder / chosen.checkpoint}: is of step {opened.view.step}, and the records "
+            f'say that step {chosen.step} is the best; set training.attribute = "last"'
+        )
+    return opened

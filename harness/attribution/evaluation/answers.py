@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -53,6 +53,28 @@ def say_to(
     batch_rows: int = BATCH_ROWS,
 ) -> list[str]:
     """Return what `model` says to each prompt; as `generate`, for any model and its tokenizer."""
+    said = speak(model, tokenizer, end_of_text, prompts, max_new_tokens, say, batch_rows)
+    return [one.text for one in said]
+
+
+class Said(NamedTuple):
+    """An answer."""
+
+    text: str
+    ends: bool
+    """Whether the model ended it; False: it was cut off at the limit."""
+
+
+def speak(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    end_of_text: int,
+    prompts: Sequence[str],
+    max_new_tokens: int = 64,
+    say: Callable[[str], None] = print,
+    batch_rows: int = BATCH_ROWS,
+) -> list[Said]:
+    """Return what `model` says to each prompt, and whether it came to an end."""
     encoded = [tokens.tolist() for tokens in encode(tokenizer, list(prompts))]
     for number, tokens in enumerate(encoded):
         if not tokens:
@@ -66,7 +88,7 @@ def say_to(
     if long:
         say(f"answers: {long} of {len(encoded)} prompts were cut to their last {room} tokens")
     encoded = [tokens[-room:] for tokens in encoded]
-    speaker, answers = _speaker(model), [""] * len(encoded)
+    speaker, answers = _speaker(model), [Said("", True)] * len(encoded)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     for first in range(0, len(order), batch_rows):
         chosen = order[first : first + batch_rows]
@@ -74,7 +96,7 @@ def say_to(
         for i, new in zip(
             chosen, _continue(speaker, rows, end_of_text, max_new_tokens), strict=True
         ):
-            answers[i] = _added(tokenizer, encoded[i], new)
+            answers[i] = Said(_added(tokenizer, encoded[i], new), len(new) < max_new_tokens)
     return answers
 
 

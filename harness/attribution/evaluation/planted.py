@@ -51,8 +51,9 @@ def measure(judged: Judged) -> Found:
     domain = pool.names[0]
     has_prompts = judged.opened.store.mask(domain, "train") is not None
     rows = stated(facts, options.copies, has_prompts)
-    asked = [Asked(*(part.format(**fact._asdict()) for part in QUESTION)) for fact in facts]
-    _check_room(judged, [*rows, *asked])
+    prompt, answer = QUESTION
+    asked = [Asked(prompt.format(**f._asdict()), answer.format(**f._asdict())) for f in facts]
+    _check_room(judged, [*rows, *((one.prompt, one.answer) for one in asked)])
     edit = Edit(planted={domain: rows})
     retraining = judged.retraining()
     spec = retraining.edited(edit)

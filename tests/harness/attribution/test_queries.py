@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from harness.assemble import open_shelf
+from harness.attribution.evaluation.answers import Said
 from harness.attribution.opened import Opened
 from harness.attribution.queries import load_queries
 from harness.attribution.query_spec import PromptQueries, SourceQueries, SplitQueries
@@ -75,7 +76,7 @@ def test_answers_are_the_models_own_where_none_is_given(opened: Opened, tmp_path
     )
 
     assert len(found) == 4
-    assert found.id == again.id
+    assert found.shown == again.shown
     shuffled = [{**one, "answer": given[i - 1]["answer"] + " no"} for i, one in enumerate(given)]
     other = load_queries(
         opened,
@@ -83,6 +84,34 @@ def test_answers_are_the_models_own_where_none_is_given(opened: Opened, tmp_path
     )
     own, others = (opened.view.token_losses(q.batch).sum(1) for q in (found, other))
     assert bool((own < others).all())
+
+
+def test_an_answer_that_was_cut_off_has_no_end(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model did not say that it ends there, so that is not explained."""
+    spec = PromptQueries(path=prompts(tmp_path, ["Q: Why?\nA:"]), max_new_tokens=4)
+    end = int(opened.store.manifest["tokenizer"]["end_of_text"])
+    for ends in (True, False):
+        said = [Said(" red", ends)]
+        monkeypatch.setattr("harness.attribution.queries.speak", lambda *_, said=said: said)
+
+        batch = load_queries(opened, spec, lambda _: None).batch
+
+        assert (int(batch.targets[0][batch.mask[0]][-1]) == end) == ends
+
+
+def test_what_the_model_said_is_kept(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every stage explains the same answers, whatever would be said now."""
+    spec = PromptQueries(path=prompts(tmp_path, list(FACTS)[:2]), max_new_tokens=4)
+    first = load_queries(opened, spec, lambda _: None, tmp_path / "kept")
+    monkeypatch.setattr("harness.attribution.queries.speak", None)
+
+    again = load_queries(opened, spec, lambda _: None, tmp_path / "kept")
+
+    assert again.id == first.id
 
 
 def test_held_back_rows_are_those_of_their_split(opened: Opened) -> None:

@@ -152,6 +152,35 @@ def test_a_later_stage_asks_for_training_first(tmp_path: Path) -> None:
         open_chosen(spec, Places(tmp_path / "out", "tiny"))
 
 
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--training.validate_every=4", "training"), ("--model.config.n_layer=2", "model")],
+)
+def test_a_later_stage_refuses_the_run_of_another_spec(
+    option: str, name: str, tmp_path: Path
+) -> None:
+    """Edited after training, or given other options: the old run is not what is asked for."""
+    path, out = write_spec(tmp_path, epochs=1.0), tmp_path / "out"
+    assert main(["attribute", "train", str(path), "--out", str(out)]) == 0
+    places = Places(out, "tiny")
+    open_chosen(load_attribution(path, [], ""), places)
+
+    with pytest.raises(SpecError, match=rf"other settings \({name}\)"):
+        open_chosen(load_attribution(path, [option], ""), places)
+
+
+def test_a_masked_model_is_refused(tmp_path: Path) -> None:
+    """Its rows have hidden tokens and no next one."""
+    path = tmp_path / "masked.toml"
+    path.write_text(
+        'name = "m"\n[domains.a]\nkind = "synthetic"\n'
+        '[model]\narchitecture = "bert"\nobjective = "masked"\n'
+    )
+
+    with pytest.raises(SpecError, match="choose a causal model"):
+        load_attribution(path, [], "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_training_that_was_stopped_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C saves and says so, SIGKILL loses what came after the last checkpoint; both resume."""
