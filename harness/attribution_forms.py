@@ -85,7 +85,7 @@ class AttributeTop(_Staged):
     estimator: tuple[str, ...] = ()
     """Labels of estimators to show, the first in the terminal too; by default all of them."""
     queries: tuple[str, ...] = ()
-    """Queries to show in the terminal, by name; by default the first ten. The page has all."""
+    """Queries to show in the terminal: regular expressions of names; by default the first ten."""
 
 
 @dataclass(frozen=True, kw_only=True)

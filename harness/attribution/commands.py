@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.attribution.opened import Opened
     from harness.attribution.progress import Progress
     from harness.attribution.rows import Pool, Queries
+    from harness.attribution.store import ScoreStore
 
 
 def load_attribution(path: Path, overrides: Sequence[str], prog: str) -> Attribution:
@@ -65,13 +66,13 @@ class Desk:
         kept = self.places.root / "answers"
         return load_queries(self.opened, self.spec.queries, self.say, kept)
 
-    def stores(self, chosen: Sequence[str] = ()) -> list[Path]:
-        """Return the folders of scores, by default every estimator's; SpecError where lacking."""
+    def stores(self, chosen: Sequence[str] = ()) -> list[ScoreStore]:
+        """Return scores, by default every estimator's; SpecError where lacking."""
         from harness.attribution.score import open_scores
 
         what = (self.opened, self.pool, self.queries, self.spec)
         labels = chosen or list(self.spec.scores.estimators)
-        return [open_scores(*what, label, self.places).folder for label in labels]
+        return [open_scores(*what, label, self.places) for label in labels]
 
 
 def carry_out(command: Any, overrides: Sequence[str], prog: str, console: Console) -> int:

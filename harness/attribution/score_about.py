@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.attribution import normalize, store
 from harness.attribution.rows import show
+from harness.attribution.score_rungs import NonFiniteScoresError
 
 if TYPE_CHECKING:
+    from harness.attribution.score_decided import Decided
     from harness.attribution.score_job import Job
     from harness.attribution.score_passes import Scorer
 
@@ -38,10 +40,14 @@ def write_texts(job: Job) -> None:
     store.write_lines(job.folder / store.ROWS, rows())
 
 
-def about_of(job: Job, scorer: Scorer, state: dict[str, Any]) -> dict[str, Any]:
+def about_of(job: Job, scorer: Scorer, decided: Decided) -> dict[str, Any]:
     """Return what the numbers mean, what they are of, and what happened on the way."""
+    kept = [i for i in range(len(job.pool)) if str(i) not in decided.masked_rows]
+    if not kept:
+        whose, why = f"scores of {job.chosen.label!r}", decided.masked_rows["0"]
+        raise NonFiniteScoresError(f"{whose}: none of {len(job.pool)} rows is finite; first, {why}")
     if not scorer.about:  # every chunk was there before
-        scorer.block(job.pool.batch([0]))
+        scorer.block(job.pool.batch(kept[:1]))
     options, names = job.options, job.module_names
     masked_queries = [
         {"place": q, "name": job.queries.names[q], "why": why}
@@ -49,11 +55,8 @@ def about_of(job: Job, scorer: Scorer, state: dict[str, Any]) -> dict[str, Any]:
     ]
     masked_rows = [
         {"place": int(place), "domain": job.pool.picks[int(place)][0], "why": why}
-        for place, why in sorted(state["masked_rows"].items(), key=lambda item: int(item[0]))
+        for place, why in sorted(decided.masked_rows.items(), key=lambda item: int(item[0]))
     ]
-    rungs = list(state["rungs"])
-    if masked_queries or masked_rows:
-        rungs.append({"rung": "mask", "rows": len(masked_rows), "queries": len(masked_queries)})
     settings = {k: v for k, v in scorer.about.items() if k != "module_names"}
     return {
         "version": store.VERSION,
@@ -73,10 +76,9 @@ def about_of(job: Job, scorer: Scorer, state: dict[str, Any]) -> dict[str, Any]:
         "normalize": "none",
         "formula": normalize.FORMULAS["none"],
         "reduction": settings.get("reduction", "mean"),
-        "threshold": options.threshold,
         "self_influence": options.self_influence,
-        "rank": state["rank"],
-        "rungs": rungs,
+        "rank": decided.rank,
+        "rungs": decided.told(),
         "masked_rows": masked_rows,
         "masked_queries": masked_queries,
         "settings": settings,

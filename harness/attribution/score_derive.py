@@ -58,7 +58,6 @@ def derive(job: Job, raw: ScoreStore, writer: Writer) -> None:
         "identity": job.identity,
         "normalize": how,
         "formula": normalize.FORMULAS[how],
-        "threshold": job.options.threshold,
         "from": raw.folder.name,
     }
     write_json(job.folder / store.ABOUT, {**raw.about, **changed})

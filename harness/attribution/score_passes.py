@@ -29,7 +29,7 @@ from harness.attribution.store import MODULES, SCORES, SELF, TOKENS
 from harness.influence import low_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -65,7 +65,11 @@ class Scorer:
     on_nonfinite: str = "error"
     describe: Callable[[Batch], str] = lambda rows: ""
     """A row of one in words."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """What is written -> its shape without the rows: [Q, ...]."""
     masked_queries: dict[int, str] = field(default_factory=dict)
+    float32: str = ""
+    """Why the queries had to be prepared in float32, and all is computed in it since."""
     about: dict[str, Any] = field(default_factory=dict)
     """What the estimator said of the last scores."""
     _prepared: dict[str, State] = field(default_factory=dict)  # by precision
@@ -89,12 +93,18 @@ class Scorer:
         except FloatingPointError as error:
             return self._mended(rows, error)
 
-    def self_scores(self, rows: Batch) -> Tensor:
+    def self_scores(self, rows: Batch, estimator: Any) -> Tensor:
         """Return each row's score on itself [n] float64."""
-        own = replace(self.estimator, queries="each", detail=())
-        if self.estimator.kind == "ekfac":
+        own = replace(estimator, queries="each", detail=())
+        if estimator.kind == "ekfac":
             own = replace(own, route="hooks")
         return self_scores(self.view, own, self.fitted, rows, self.whole_queries)
+
+    def self_queries(self) -> NDArray[np.float64]:
+        """Return each query's score on itself [Q]; 0 for those that are masked."""
+        found = np.zeros(len(self.queries))
+        found[self._kept()] = self.self_scores(self._batch(), self.estimator).double().cpu().numpy()
+        return found
 
     def _refuse_untold(self) -> None:
         counted = self.queries.batch.mask.any(1).cpu().tolist()
@@ -140,6 +150,7 @@ class Scorer:
         self._prepared.clear()
         if self.on_nonfinite == "retry-float32" and is_small(self.estimator):
             self.estimator = replace(self.estimator, precision="float32")
+            self.float32 = str(error)
             return
         if self.on_nonfinite == "more-damping":
             raise self._damped(str(error))
@@ -170,7 +181,7 @@ class Scorer:
         self.about = dict(found.about)
         values = {SCORES: found.total, MODULES: found.modules, TOKENS: found.tokens}
         if self.self_influence:
-            values[SELF] = self.self_scores(rows)
+            values[SELF] = self.self_scores(rows, estimator)
         arrays = {n: v.double().cpu().numpy() for n, v in values.items() if v is not None}
         kept = self._kept()
         for name, array in arrays.items():
@@ -234,22 +245,18 @@ class Scorer:
         ) from None
 
     def _masked(self, rows: Batch) -> Block:
-        parts: list[dict[str, NDArray[np.float32]] | None] = []
+        """Return zeros for the rows that are to blame, be they all of them."""
+        count = len(rows.rows)
+        whole = {n: np.zeros((count, *shape), np.float32) for n, shape in self.shapes.items()}
         masked: dict[int, str] = {}
-        for place in range(len(rows.rows)):
+        for place in range(count):
             one = rows.select(slice(place, place + 1))
             try:
-                parts.append(self._arrays(self.estimator, one))
+                for name, array in self._arrays(self.estimator, one).items():
+                    whole[name][place] = array[0]
             except FloatingPointError as error:
                 masked[place] = str(error)
-                parts.append(None)
-        like = next((part for part in parts if part is not None), None)
-        if like is None:
-            whose = f"scores of {self.label!r}: none of {len(rows.rows)} rows in a row is finite"
-            raise NonFiniteScoresError(f"{whose}; the first: {masked[0]}")
-        empty = {name: np.zeros_like(array) for name, array in like.items()}
-        whole = [empty if part is None else part for part in parts]
-        return Block({n: np.concatenate([p[n] for p in whole]) for n in empty}, masked, "")
+        return Block(whole, masked, "")
 
     def _damped(self, why: str) -> Exception:
         if is_damped(self.estimator):

@@ -22,6 +22,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from harness.attribution import select_spec
+from harness.attribution import store as store_files
 from harness.attribution.store import Row, ScoreStore, write_lines
 from harness.attribution.values import sides, values
 from harness.errors import SpecError
@@ -63,7 +64,7 @@ class Selecting:
 
 
 def select(
-    stores: Sequence[Path], options: Selecting, to: Path, opened: Opened | None = None
+    stores: Sequence[Path | ScoreStore], options: Selecting, to: Path, opened: Opened | None = None
 ) -> dict[str, Any]:
     """Write the chosen rows to `to` and what goes with them; return what was done, in numbers.
 
@@ -77,8 +78,7 @@ def select(
     if opened is not None and opened.spec.edit is not None:
         fix = "score the run on the plain rows, and select from that"
         raise SpecError(f"select: run {opened.run_id} was trained on edited rows; {fix}")
-    found = [ScoreStore.open(folder) for folder in stores]
-    refuse_others(found)
+    found = store_files.opened(stores, "select")
     rows = {(row.domain, row.row): row for row in found[0].rows()}
     worth = dict(zip(rows, values(found, options.queries, options.unwanted).tolist(), strict=True))
     picks = list(rows) if opened is None else list(opened.pool().picks)
@@ -104,17 +104,6 @@ def select(
     }
     write_json(to.with_suffix(".provenance.json"), _provenance(found, options, counts, files))
     return counts
-
-
-def refuse_others(stores: Sequence[ScoreStore]) -> None:
-    """Raise SpecError where stores differ in rows or queries, or there is none."""
-    if not stores:
-        raise SpecError("select: no scores; run attribute score first")
-    for other in stores[1:]:
-        for what in ("rows", "queries"):
-            if other.about["identity"][what] != stores[0].about["identity"][what]:
-                which = f"{stores[0].label!r} and {other.label!r}"
-                raise SpecError(f"select: the scores of {which} are of other {what}; score again")
 
 
 def _weights(worth: dict[Pick, float], options: Selecting) -> dict[Pick, float]:
@@ -251,14 +240,18 @@ def _provenance(
 ) -> dict[str, Any]:
     names = [query.name for query in stores[0].queries()]
     for_, against = sides(names, options.queries, options.unwanted)
-    facts = ("label", "estimator", "normalize", "formula", "sign", "threshold", "rungs", "identity")
+    facts = ("estimator", "normalize", "formula", "sign", "rungs", "identity")
     return {
         "made_by": "steelyard attribute select",
         "value": "mean of score / standard deviation over wanted queries, less over unwanted ones",
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
         "wanted": [names[q] for q in for_],
         "unwanted": [names[q] for q in against],
-        "stores": [{n: store.about[n] for n in facts} for store in stores],
+        "stores": [
+            {"label": store.label, "threshold": store.threshold}
+            | {name: store.about[name] for name in facts}
+            for store in stores
+        ],
         "counts": counts,
         "files": {
             name: {

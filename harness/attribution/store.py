@@ -16,7 +16,7 @@ or queries that were masked have zeros, and about.json names them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +80,10 @@ class ScoreStore:
 
     folder: Path
     about: dict[str, Any]
+    named: str = ""
+    """The label that it is read under; "" for the one that it was scored under."""
+    threshold: float = 0.0
+    """Scores nearer to zero than so many standard deviations of their query's are not counted."""
 
     @classmethod
     def open(cls, folder: Path) -> ScoreStore:
@@ -96,7 +100,7 @@ class ScoreStore:
     @property
     def label(self) -> str:
         """The estimator's label in the spec."""
-        return str(self.about["label"])
+        return self.named or str(self.about["label"])
 
     @cached_property
     def total(self) -> NDArray[np.float32]:
@@ -178,6 +182,22 @@ class ScoreStore:
         except (OSError, ValueError) as error:
             raise SpecError(f"{path}: unreadable ({error}); delete {self.folder}") from None
         return _of_shape(array, shape, path)
+
+
+def opened(stores: Sequence[Path | ScoreStore], reader: str) -> list[ScoreStore]:
+    """Return stores, opened; SpecError where they differ in rows or queries, or there is none.
+
+    `reader` is the command that wants them, for the message.
+    """
+    found = [ScoreStore.open(one) if isinstance(one, Path) else one for one in stores]
+    if not found:
+        raise SpecError(f"{reader}: no scores; run attribute score first")
+    for other in found[1:]:
+        for what in ("rows", "queries"):
+            if other.about["identity"][what] != found[0].about["identity"][what]:
+                which = f"{found[0].label!r} and {other.label!r}"
+                raise SpecError(f"{reader}: the scores of {which} are of other {what}; score again")
+    return found
 
 
 def _of_shape(array: Any, shape: tuple[int, ...], path: Path) -> NDArray[np.float32]:

@@ -3,18 +3,19 @@
     value = mean over wanted queries of s_iq / sd_q  -  mean over unwanted ones
 
 sd_q is the standard deviation of the query's scores over rows, so that no query speaks louder than
-another; several stores are averaged after that. Scores within the store's threshold of zero count
-as zero. Unwanted queries show behaviour to be rid of: what lowers their loss is harm.
+another; several stores are averaged after that. Scores within the threshold asked for, in standard
+deviations, count as zero. Unwanted queries show behaviour to be rid of: what lowers their loss is
+harm.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.attribution.matching import matching
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
@@ -49,27 +50,13 @@ def sides(
     names: Sequence[str], wanted: Sequence[str], unwanted: Sequence[str]
 ) -> tuple[list[int], list[int]]:
     """Return the places of wanted and of unwanted queries; SpecError where a pattern finds none."""
-    against = _matching(names, "unwanted", unwanted)
+    against = matching(names, "unwanted", unwanted, "query")
     rest = [q for q in range(len(names)) if q not in against]
-    for_ = _matching(names, "queries", wanted) if wanted else rest
+    for_ = matching(names, "queries", wanted, "query") if wanted else rest
     both = sorted(set(for_) & set(against))
     if both:
         raise SpecError(f"select: query {names[both[0]]!r} is wanted and unwanted; choose one")
     return for_, against
-
-
-def _matching(names: Sequence[str], key: str, patterns: Sequence[str]) -> list[int]:
-    found: set[int] = set()
-    for pattern in patterns:
-        try:
-            matches = {q for q, name in enumerate(names) if re.search(pattern, name)}
-        except re.error as error:
-            raise SpecError(f"{key}: {pattern!r} is no regular expression: {error}") from None
-        if not matches:
-            few = ", ".join(names[:5])
-            raise SpecError(f"{key}: {pattern!r} matches no query; there are {few} ...")
-        found |= matches
-    return sorted(found)
 
 
 def _mean(store: ScoreStore, queries: list[int]) -> NDArray[np.float64]:
@@ -80,6 +67,6 @@ def _mean(store: ScoreStore, queries: list[int]) -> NDArray[np.float64]:
         scores = np.asarray(store.total[:, query], np.float64)
         deviation = float(scores[kept].std()) if kept.any() else 0.0
         if deviation > 0:
-            counted = np.abs(scores) >= store.about["threshold"] * deviation
+            counted = np.abs(scores) >= store.threshold * deviation
             total += scores / deviation * counted
     return total / max(1, len(queries))

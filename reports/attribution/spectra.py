@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from harness.attribution.matching import matching
 from harness.errors import SpecError
 from harness.files import read_json
 
@@ -113,17 +114,7 @@ class Fitted(NamedTuple):
         modules: list[str] = self.about["modules"]
         if not layers:
             return modules
-        found: set[str] = set()
-        for pattern in layers:
-            try:
-                matches = {name for name in modules if re.search(pattern, name)}
-            except re.error as error:
-                raise SpecError(f"layers: {pattern!r} is no regular expression: {error}") from None
-            if not matches:
-                there = ", ".join(modules)
-                raise SpecError(f"layers: {pattern!r} matches no fitted module; there are {there}")
-            found |= matches
-        return [name for name in modules if name in found]
+        return [modules[i] for i in matching(modules, "layers", layers, "fitted module")]
 
 
 def open_fitted(folder: Path) -> Fitted:

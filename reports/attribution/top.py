@@ -7,11 +7,13 @@ texts are cut. The page does its own looking up, by a script of its own; without
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from harness.attribution import store as store_files
 from harness.attribution.store import ScoreStore
 from harness.errors import SpecError
 from reports import pages
@@ -36,15 +38,14 @@ class Ends(NamedTuple):
     harmful: list[Pair]
     """Lowest first; negative scores alone."""
     limit: float
-    """Scores nearer to zero do not count: the store's threshold times their deviation."""
+    """Scores nearer to zero do not count: the threshold asked for times their deviation."""
     largest: float
     """Absolute; 0 where every score is 0."""
 
 
-def write(stores: list[Path], out: Path, k: int) -> Path:
+def write(stores: Sequence[Path | ScoreStore], out: Path, k: int) -> Path:
     """Write OUT/top.html of stores of the same rows and queries; return its path."""
-    opened = [ScoreStore.open(path) for path in stores]
-    _refuse_others(opened)
+    opened = store_files.opened(stores, "top")
     if k < 1:
         raise SpecError(f"k: {k}; show at least one row at either end")
     rows, queries = opened[0].rows(), opened[0].queries()
@@ -87,7 +88,7 @@ def ends(store: ScoreStore, query: int, k: int) -> Ends:
     order = kept[np.argsort(own, kind="stable")]
     helpful = [(int(i), float(scores[i])) for i in order[::-1][:k] if scores[i] > 0]
     harmful = [(int(i), float(scores[i])) for i in order[:k] if scores[i] < 0]
-    limit = float(store.about["threshold"] * own.std()) if len(own) else 0.0
+    limit = float(store.threshold * own.std()) if len(own) else 0.0
     return Ends(helpful, harmful, limit, float(np.abs(own).max(initial=0)))
 
 
@@ -109,17 +110,6 @@ def confounds(store: ScoreStore, found: list[Ends], overlaps: Overlaps) -> list[
     return [next(said) if one is not None else "" for one in told]
 
 
-def _refuse_others(stores: list[ScoreStore]) -> None:
-    if not stores:
-        raise SpecError("top: no scores; run attribute score first")
-    first = stores[0]
-    for other in stores[1:]:
-        for what in ("rows", "queries"):
-            if other.about["identity"][what] != first.about["identity"][what]:
-                which = f"{first.label!r} and {other.label!r}"
-                raise SpecError(f"top: the scores of {which} are of other {what}; score again")
-
-
 def _store(store: ScoreStore, k: int, sample: list[int], overlaps: Overlaps) -> dict[str, Any]:
     about = store.about
     found = [ends(store, query, k) for query in range(about["num_queries"])]
@@ -131,7 +121,7 @@ def _store(store: ScoreStore, k: int, sample: list[int], overlaps: Overlaps) -> 
         "formula": about["formula"],
         "normalize": about["normalize"],
         "reduction": about["reduction"],
-        "threshold": about["threshold"],
+        "threshold": store.threshold,
         "rank": about["rank"],
         "rungs": len(about["rungs"]),
         "masked": len(about["masked_rows"]),

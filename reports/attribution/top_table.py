@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness.attribution.store import Query, Row, ScoreStore
-from harness.errors import SpecError
+from harness.attribution.matching import matching
+from harness.attribution.store import Query, Row, ScoreStore, opened
 from reports.attribution.overlap import Overlaps
 from reports.attribution.overlap import Text as Compared
 from reports.attribution.top import Ends, confounds, ends
@@ -19,9 +19,9 @@ WIDTH = 160  # characters of a text
 GOOD, BAD = "green", "red"
 
 
-def table(folder: Path, k: int, names: tuple[str, ...] = ()) -> RenderableType:
-    """Return a table per query, of those named or of the first few."""
-    store = ScoreStore.open(folder)
+def table(scores: Path | ScoreStore, k: int, patterns: tuple[str, ...] = ()) -> RenderableType:
+    """Return a table per query, of those that match a pattern or of the first few."""
+    (store,) = opened([scores], "top")
     rows, queries = store.rows(), store.queries()
     overlaps = Overlaps(
         [Compared(row.prompt, row.answer) for row in rows],
@@ -29,22 +29,15 @@ def table(folder: Path, k: int, names: tuple[str, ...] = ()) -> RenderableType:
     )
     found = [ends(store, query, k) for query in range(len(queries))]
     told = confounds(store, found, overlaps)
-    chosen = _chosen(queries, names)
+    names = [query.name for query in queries]
+    chosen = matching(names, "queries", patterns, "query")
+    chosen = chosen or list(range(min(MOST_QUERIES, len(queries))))
     shown = [_one(queries[q], rows, found[q], told[q]) for q in chosen]
     more = len(queries) - len(chosen)
     about = Text(f"{store.label}: {store.about['formula']}; {store.about['sign']}", style="dim")
-    if names or not more:
+    if patterns or not more:
         return Group(about, *shown)
     return Group(about, *shown, Text(f"and {more} more queries on the page", style="dim"))
-
-
-def _chosen(queries: list[Query], names: tuple[str, ...]) -> list[int]:
-    places = {query.name: place for place, query in enumerate(queries)}
-    for name in names:
-        if name not in places:
-            few = ", ".join(list(places)[:5])
-            raise SpecError(f"queries: {name!r} is none; there are {few} ...")
-    return [places[name] for name in names] or list(range(min(MOST_QUERIES, len(queries))))
 
 
 def _one(query: Query, rows: list[Row], found: Ends, warning: str) -> RenderableType:

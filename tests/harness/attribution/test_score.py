@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from harness.attribution import fit, score_job
+from harness.attribution.alone import alone
 from harness.attribution.commands import load_attribution
 from harness.attribution.fit_spec import Factors
 from harness.attribution.places import Places
@@ -184,15 +185,30 @@ def test_a_second_time_nothing_is_computed(
 def test_another_threshold_is_read_with_the_same_scores(
     opened: Any, pool: Pool, queries: Queries, tmp_path: Path
 ) -> None:
+    """Whoever reads writes nothing: another reader may be at it, with a threshold of its own."""
     places = Places(tmp_path, "t")
     first = scored(opened, pool, queries, asked(["grad_cos"], rows=12), "grad_cos", tmp_path)
+    before = (first.folder / "about.json").read_bytes()
 
     found = open_scores(
         opened, pool, queries, asked(["grad_cos"], rows=12, threshold=2.0), "grad_cos", places
     )
 
-    assert (first.about["threshold"], found.about["threshold"]) == (0.0, 2.0)
+    assert (first.threshold, found.threshold) == (0.0, 2.0)
     assert found.folder == first.folder
+    assert (first.folder / "about.json").read_bytes() == before
+
+
+def test_two_labels_of_equal_settings_are_one_store_under_two_names(
+    opened: Any, pool: Pool, queries: Queries, tmp_path: Path
+) -> None:
+    spec, places = asked({"a": "grad_cos", "b": "grad_cos"}, rows=12), Places(tmp_path, "t")
+    score(opened, pool, queries, spec, "a", places, say=lambda _: None)
+
+    a, b = (open_scores(opened, pool, queries, spec, label, places) for label in "ab")
+
+    assert (a.label, b.label) == ("a", "b")
+    assert a.folder == b.folder
 
 
 def test_stale_scores_are_refused_and_say_what_changed(
@@ -299,11 +315,12 @@ def test_stopped_in_the_middle_a_parquet_store_goes_on_too(
 def test_two_processes_do_not_write_one_store(
     opened: Any, pool: Pool, queries: Queries, tmp_path: Path
 ) -> None:
-    from harness.attribution.score import _alone
-
     spec, places = asked(["grad_dot"], rows=8), Places(tmp_path, "t")
     folder = score_job.plan(opened, pool, queries, spec, "grad_dot", places).folder
-    with _alone(folder), pytest.raises(SpecError, match="another process scores into it"):
+    with (
+        alone(folder, "scores into it"),
+        pytest.raises(SpecError, match="another process scores into it"),
+    ):
         score(opened, pool, queries, spec, "grad_dot", places, say=lambda _: None)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.attribution import score
+from harness.attribution import score, score_run
 from harness.attribution.places import Places
 from harness.attribution.rows import Pool, Queries
 from harness.attribution.score_spec import Scoring
@@ -60,6 +60,37 @@ def spoil_score(monkeypatch: pytest.MonkeyPatch, factor: float, only: str = "") 
     monkeypatch.setattr(GradDot, "score", large)
 
 
+def stopped(
+    opened: Any,
+    pool: Pool,
+    queries: Queries,
+    spec: Attribution,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """Stop before the third chunk; return what has been decided until then."""
+    plain = score_run._chunk
+
+    def stop(job: Any, scorer: Any, scores: Any, decided: Any, chunk: int, rows: slice) -> None:
+        if chunk == 2:
+            raise KeyboardInterrupt
+        plain(job, scorer, scores, decided, chunk, rows)
+
+    monkeypatch.setattr(score_run, "_chunk", stop)
+    with pytest.raises(KeyboardInterrupt):
+        scored(opened, pool, queries, spec, out)
+    monkeypatch.setattr(score_run, "_chunk", plain)
+    (state,) = (out / "attribution/t/scores").glob("*/job.json")
+    return json.loads(state.read_text())
+
+
+def untold(queries: Queries, *places: int) -> Queries:
+    """Return the queries with some that have no target."""
+    mask = queries.batch.mask.clone()
+    mask[list(places)] = False
+    return replace(queries, batch=replace(queries.batch, mask=mask), id="cut")
+
+
 def test_a_row_without_a_number_stops_and_is_named(
     opened: Any, pool: Pool, queries: Queries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,9 +137,7 @@ def test_a_masked_row_has_zeros_and_is_written_down(
 def test_a_query_without_a_target_is_no_silent_zero(
     opened: Any, pool: Pool, queries: Queries, tmp_path: Path
 ) -> None:
-    mask = queries.batch.mask.clone()
-    mask[2] = False
-    cut = replace(queries, batch=replace(queries.batch, mask=mask), id="cut")
+    cut = untold(queries, 2)
 
     with pytest.raises(SpecError, match=rf"query '{queries.names[2]}' has no counted target"):
         scored(opened, pool, cut, asked("grad_dot"), tmp_path)
@@ -186,7 +215,7 @@ def dead(opened: Any, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     state = engine.fit(opened.view, pool.batch(slice(0, 40)))
     state[f"lambda:{MLP}"][:4] = 0.0
     found = lambda opened, pool, spec, chosen, places: (state, chosen.estimator)  # noqa: E731
-    monkeypatch.setattr(score, "fitted_factors", found)
+    monkeypatch.setattr(score_run, "fitted_factors", found)
     monkeypatch.setattr("harness.attribution.score_job.factors_key", lambda *_: "dead")
 
 
@@ -232,19 +261,10 @@ def test_a_resumed_store_keeps_the_damping_it_had_come_to(
     opened: Any, pool: Pool, queries: Queries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, places = undamped(on_nonfinite="more-damping"), Places(tmp_path, "t")
-    plain = score._chunk
-
-    def stop(job: Any, scorer: Any, writer: Any, state: Any, chunk: int, rows: slice) -> None:
-        if chunk == 2:
-            raise KeyboardInterrupt
-        plain(job, scorer, writer, state, chunk, rows)
-
-    monkeypatch.setattr(score, "_chunk", stop)
-    with pytest.raises(KeyboardInterrupt):
-        score.score(opened, pool, queries, spec, "x", places, say=lambda _: None)
-    (state,) = (tmp_path / "attribution/t/scores").glob("*/job.json")
-    assert json.loads(state.read_text())["step"] == 3
-    monkeypatch.setattr(score, "_chunk", plain)
+    state = stopped(opened, pool, queries, spec, tmp_path, monkeypatch)
+    assert state["step"] == 3
+    with pytest.raises(SpecError, match="needed more-damping; set scores"):
+        scored(opened, pool, queries, undamped(), tmp_path)
     lines: list[str] = []
 
     score.score(opened, pool, queries, spec, "x", places, say=lines.append)
@@ -274,3 +294,100 @@ def test_one_query_takes_the_directional_route(
     assert single.about["settings"]["route"] == "directional"
     assert many.about["settings"]["route"] == "hooks"
     assert np.corrcoef(single.total[:, 0], many.total[:, 0])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("options", [{"chunk_rows": 1}, {"chunk_rows": 23}, {"chunk_rows": 24}])
+def test_a_chunk_of_bad_rows_alone_is_masked_too(
+    options: dict[str, int],
+    opened: Any,
+    pool: Pool,
+    queries: Queries,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first row and the last are bad: a chunk of one, and the row that is probed at the end."""
+    rows = scorers_rows(pool)
+    spoil_loss(monkeypatch, rows[0])
+    spoil_loss(monkeypatch, rows[23])
+    spec = asked("grad_dot", on_nonfinite="mask", modules=True, **options)
+    if options["chunk_rows"] == 24:  # all is there but what it means
+        monkeypatch.setattr(score_run, "about_of", None)
+        with pytest.raises(TypeError):
+            scored(opened, pool, queries, spec, tmp_path)
+        from harness.attribution.score_about import about_of
+
+        monkeypatch.setattr(score_run, "about_of", about_of)
+
+    store = scored(opened, pool, queries, spec, tmp_path)
+
+    assert store.masked_rows == [0, 23]
+    assert store.about["settings"]["estimator"] == "grad_dot"
+    assert not store.total[[0, 23]].any()
+    assert store.total[1:23].any(1).all()
+
+
+def test_where_no_row_has_a_number_there_are_no_scores(
+    opened: Any, pool: Pool, queries: Queries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_score(monkeypatch, 1e60)
+
+    with pytest.raises(SpecError, match="none of 24 rows is finite; first, 8 of 8 scores"):
+        scored(opened, pool, queries, asked("grad_dot", on_nonfinite="mask"), tmp_path)
+
+
+@pytest.mark.parametrize("normalize", ["none", "cosine"])
+def test_a_masked_query_has_no_score_on_itself(
+    normalize: str, opened: Any, pool: Pool, queries: Queries, tmp_path: Path
+) -> None:
+    cut = untold(queries, 2)
+    spec = asked("grad_dot", on_nonfinite="mask", self_influence=True, normalize=normalize)
+
+    store = scored(opened, pool, cut, spec, tmp_path)
+
+    assert store.self_queries is not None
+    assert np.flatnonzero(store.self_queries == 0).tolist() == [2]
+    assert not store.total[:, 2].any()
+    assert store.total[:, 3].all()
+
+
+def test_queries_prepared_again_in_float32_are_on_record(
+    opened: Any, pool: Pool, queries: Queries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first score, and for whoever resumes; it is not reused by who did not allow it."""
+    plain = GradDot.prepare
+
+    def spoiled(self: GradDot, view: Any, fitted: Any, rows: Any) -> Any:
+        if self.precision != "float32":
+            raise FloatingPointError("a query gradient is not finite")
+        return plain(self, view, fitted, rows)
+
+    monkeypatch.setattr(GradDot, "prepare", spoiled)
+    small = {"kind": "grad_dot", "precision": "bfloat16"}
+    spec = asked(small, on_nonfinite="retry-float32")
+    state = stopped(opened, pool, queries, spec, tmp_path, monkeypatch)
+    assert state["float32"] == "a query gradient is not finite"
+    with pytest.raises(SpecError, match="these scores needed retry-float32; set scores"):
+        scored(opened, pool, queries, asked(small), tmp_path)
+    monkeypatch.setattr(GradDot, "prepare", plain)  # were it asked again, bfloat16 would do
+
+    store = scored(opened, pool, queries, spec, tmp_path)
+
+    whole = scored(opened, pool, queries, asked("grad_dot"), tmp_path)
+    assert np.array_equal(store.total, whole.total)
+    (rung,) = store.about["rungs"]
+    assert (rung["rung"], rung["queries"]) == ("retry-float32", "all")
+    with pytest.raises(SpecError, match="these scores needed retry-float32; set scores"):
+        scored(opened, pool, queries, asked(small), tmp_path)
+
+
+def test_masked_queries_are_written_down_before_the_first_score(
+    opened: Any, pool: Pool, queries: Queries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = untold(queries, 2)
+    spec = asked("grad_dot", on_nonfinite="mask")
+
+    state = stopped(opened, pool, cut, spec, tmp_path, monkeypatch)
+
+    assert list(state["masked_queries"]) == ["2"]
+    with pytest.raises(SpecError, match="these scores needed mask"):
+        scored(opened, pool, cut, asked("grad_dot"), tmp_path)

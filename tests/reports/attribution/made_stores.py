@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def write_store(
     rows: Sequence[Row],
     queries: Sequence[Query],
     label: str = "ekfac",
+    threshold: float = 0.0,
     **about: Any,
 ) -> ScoreStore:
     """Write a store of scores [N, Q]."""
@@ -45,7 +47,6 @@ def write_store(
         "normalize": "none",
         "formula": FORMULAS["none"],
         "reduction": "mean",
-        "threshold": 0.0,
         "self_influence": False,
         "rank": None,
         "rungs": [],
@@ -54,7 +55,7 @@ def write_store(
         "settings": {},
     }
     (folder / "about.json").write_text(json.dumps({**facts, **about}))
-    return ScoreStore.open(folder)
+    return replace(ScoreStore.open(folder), threshold=threshold)
 
 
 def some_rows(count: int, domain: str = "qa") -> list[Row]:

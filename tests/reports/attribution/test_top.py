@@ -146,7 +146,7 @@ def test_a_table_of_many_queries_says_where_the_others_are(tmp_path: Path) -> No
 
     assert "and 2 more queries on the page" in shown(tmp_path / "s", 1)
     assert shown(tmp_path / "s", 1, ("q11",)).count("And of") == 1
-    with pytest.raises(SpecError, match="queries: 'q99' is none; there are q0, q1"):
+    with pytest.raises(SpecError, match="queries: 'q99' matches no query; there are q0, q1"):
         table(tmp_path / "s", 1, ("q99",))
 
 
