@@ -169,6 +169,7 @@ def test_reports_read_records_and_never_torch(path: Path) -> None:
                 "harness.files",
                 "harness.errors",
                 "harness.attribution.store",
+                "harness.attribution.matching",
             )
             assert name.startswith(plain), name
 
