@@ -43,7 +43,8 @@ class AttributeFit(_Staged):
     """
 
     on_nonfinite: Literal["error", "retry-float32", "more-damping", "mask"] | None = None
-    """What follows NaN or infinity, in place of the spec's factors.on_nonfinite; recorded."""
+    """What follows NaN or infinity, in place of the spec's factors.on_nonfinite; recorded.
+    Stages that use such factors have to allow it too: --factors.on-nonfinite."""
 
 
 @dataclass(frozen=True, kw_only=True)

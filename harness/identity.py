@@ -43,6 +43,11 @@ def _plain(setting: Any) -> Any:
     return to_json(setting)
 
 
+def code(*modules: str) -> str:
+    """Return a digest of modules and of what they import from the engine, for other keys."""
+    return digest({module: _code(module) for module in modules})
+
+
 @cache  # read once, near the import: a file that is edited later is not what runs
 def _code(module: str) -> str:
     """Return a digest of a method's module and of what it imports from its package and the engine.

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from harness.attribution import fit_stages
+from harness.attribution.alone import alone
 from harness.attribution.fit_key import ABOUT, key, parts, refuse_absent
 from harness.attribution.fit_key import estimator as settings_of
 from harness.attribution.fit_preflight import PREFLIGHT, preflight
@@ -60,13 +61,25 @@ def fit(
     that is not allowed now.
     """
     folder = places.factors(key(opened, pool, factors))
+    if not (folder / ABOUT).exists():
+        with alone(folder, "fits into it"):
+            if not (folder / ABOUT).exists():  # another process may just have written it
+                _fit(Work(opened, pool, factors, folder, progress, _allowed(folder, factors)), say)
+                return folder
+    _allowed(folder, factors)
+    say(f"factors found: {folder}")
+    return folder
+
+
+def _allowed(folder: Path, factors: Factors) -> Decisions:
+    """Return what was decided; SpecError where that is not allowed now."""
     decisions = Decisions.read(folder)
     decisions.refuse_unless_allowed(folder, factors.on_nonfinite)
-    if (folder / ABOUT).exists():
-        say(f"factors found: {folder}")
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Work(opened, pool, factors, folder, progress, decisions)
+    return decisions
+
+
+def _fit(work: Work, say: Callable[[str], None]) -> None:
+    decisions, choice = work.decisions, work.factors.on_nonfinite
     say(_told(work))
     while True:
         try:
@@ -74,18 +87,21 @@ def fit(
         except UnsoundError as error:
             stage: Any = error.stage
             small = work.is_small(stage)
-            say(decide(decisions, error, factors.on_nonfinite, folder, small, work.blamed))
+            say(decide(decisions, error, choice, work.folder, small, work.blamed))
         else:
-            return folder
+            return
 
 
 def open_factors(opened: Opened, pool: Pool, factors: Factors, places: Places) -> State:
     """Return fitted factors, mapped into memory; SpecError says what changed where there are none.
 
+    SpecError, too, where they needed a way out that `on_nonfinite` does not allow now, as in `fit`.
+
     Names: harness/influence/preconditioner.py; also the rows that a step is checked on, and
     `fitted`, the rows used and left out.
     """
     folder, about = _complete(opened, pool, factors, places)
+    _allowed(folder, factors)
     state: State = {}
     for name in about["files"]:
         state |= load_state(folder / name)
@@ -95,7 +111,7 @@ def open_factors(opened: Opened, pool: Pool, factors: Factors, places: Places) -
 def estimator(opened: Opened, pool: Pool, factors: Factors, places: Places) -> Ekfac:
     """Return what scores with these factors, its damping raised where the fit has raised it."""
     folder, _ = _complete(opened, pool, factors, places)
-    raised = Decisions.read(folder).damping
+    raised = _allowed(folder, factors).damping
     return replace(settings_of(factors), damping=factors.damping * raised)
 
 

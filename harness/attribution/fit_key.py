@@ -16,7 +16,7 @@ import torch
 
 from harness.errors import SpecError
 from harness.files import read_json
-from harness.identity import digest
+from harness.identity import code, digest
 from harness.influence.ekfac import Ekfac
 from harness.rng import generator
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ABOUT = "about.json"
 FORMAT = 1
+ENGINE = [f"harness.influence.{name}" for name in ("ekfac", "fisher_by_hooks")]
+ENGINE += [f"harness.influence.{name}" for name in ("reference_factors", "factor_health")]
 # Settings that change nothing but rounding, or that are applied later.
 LEFT_OUT = ["data_partitions", "module_partitions", "batch_rows", "workers", "rows"]
 LEFT_OUT += ["damping", "damping_unit", "on_nonfinite"]
@@ -41,7 +43,7 @@ Parts = dict[str, Any]
 def parts(opened: Opened, pool: Pool, factors: Factors) -> Parts:
     """Return what the factors depend on, by part, as JSON values."""
     settings = {k: v for k, v in asdict(factors).items() if k not in LEFT_OUT}
-    engine = {"format": FORMAT, "torch": torch.__version__}
+    engine = {"format": FORMAT, "torch": torch.__version__, "code": code(*ENGINE)}
     if factors.fitter == "kronfluence":
         engine["kronfluence"] = _kronfluence()
     return {

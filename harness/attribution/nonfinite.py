@@ -62,6 +62,13 @@ class Decisions:
         """Return those of a fit; none where it has needed none."""
         return cls(**(read_json(folder / DECISIONS) or {}))
 
+    def effects(self) -> dict[str, Any] | None:
+        """Return what was done, without why; None where nothing was."""
+        if not self.log:
+            return None
+        found = {name: value for name, value in asdict(self).items() if name != "log"}
+        return {**found, "masked": sorted(self.masked), "float32": sorted(self.float32)}
+
     def save(self, folder: Path, action: str, error: UnsoundError, what: str) -> None:
         """Write one more."""
         self.log.append(
@@ -74,7 +81,8 @@ class Decisions:
         for entry in self.log:
             if entry["action"] != on_nonfinite:
                 done = f"{entry['action']} at stage {entry['stage']} ({entry['what']})"
-                fix = f'set on_nonfinite = "{entry["action"]}", or delete the folder and fit again'
+                choice = f'set factors.on_nonfinite = "{entry["action"]}"'
+                fix = f"{choice}, or delete the folder and fit again"
                 raise SpecError(f"{folder}: its factors needed {done}; {fix}")
 
 

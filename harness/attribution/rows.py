@@ -109,6 +109,16 @@ def show(batch: Batch, tokenizer: Tokenizer) -> list[Shown]:
         tokens = [int(inputs[row][0]), *targets[row][: last + 1].tolist()]
         # a row's first token is no target, but it is a part of a plain text
         cut = first + 1 if first else 0
-        answer = tokenizer.decode(tokens[cut:], skip_special_tokens=True)
-        found.append(Shown(tokenizer.decode(tokens[:cut]), answer))
+        found.append(parted(tokenizer, tokens, cut))
     return found
+
+
+def parted(tokenizer: Tokenizer, tokens: Sequence[int], cut: int) -> Shown:
+    """Return tokens as text, the first `cut` as the prompt, without special tokens.
+
+    The answer is what the other tokens add to the text: by themselves some tokenizers decode them
+    without the blank that stands before them.
+    """
+    before, whole = (tokenizer.decode(list(part)) for part in (tokens[:cut], tokens))
+    is_split = not whole.startswith(before)  # a character of several tokens, cut in two
+    return Shown(before, tokenizer.decode(list(tokens[cut:])) if is_split else whole[len(before) :])

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.attribution.normalize import NEEDS_SELF, SELF_KINDS
-from harness.attribution.scorers import LEARNING, Chosen, choose, factors_key
+from harness.attribution.scorers import LEARNING, Chosen, choose, factors_decisions, factors_key
 from harness.attribution.store import MODULES, SCORES, SELF, TOKENS
 from harness.errors import SpecError
-from harness.identity import digest, to_json
-from harness.influence import selection
+from harness.identity import code, digest, to_json
+from harness.influence import low_rank, selection
 from harness.influence.parts import Detail, module_names
 from harness.rng import generator
 
@@ -107,11 +107,14 @@ def plan(
     detail += ("tokens",) if options.tokens else ()
     identity = {
         "version": metadata.version("steelyard"),
+        "torch": torch.__version__,
+        "code": code(type(chosen.estimator).__module__, low_rank.__name__),
         "weights": opened.model_id,
         "rows": scored.id,
         "queries": queries.id,
         "estimator": _settings(chosen),
         "factors": factors_key(opened, pool, spec, chosen),
+        "decisions": factors_decisions(opened, pool, spec, chosen, places),
         "options": _deciding(options, chosen),
     }
     return Job(
@@ -173,14 +176,24 @@ def check_room(job: Job) -> None:
         return
     of, model = job.chosen.estimator, job.opened.view.model
     uses = selection.choose(model, of.modules, of.last_blocks, of.biases)
-    sizes = {n: p.numel() for n, p in model.named_parameters()}
     chosen = {name for use in uses for name in (use.weight, use.bias) if name}
-    held = len(job.queries) if job.options.rank is None else job.options.whole_queries
-    needed, left = NUMBER * held * sum(sizes[name] for name in chosen), memory(job.pool.device)
+    shapes = {n: p.shape for n, p in model.named_parameters() if n in chosen}
+    rank = job.options.rank
+    held = len(job.queries) if rank is None else job.options.whole_queries
+    # gradients, and what they become under the preconditioner
+    numbers = 2 * held * sum(shape.numel() for shape in shapes.values())
+    if rank is not None:  # blocks of queries, and then all of them in one
+        numbers += 2 * len(job.queries) * sum(_ranked(s, rank) for s in shapes.values())
+    needed, left = NUMBER * numbers, memory(job.pool.device)
     if left is not None and needed > left:
-        key = "rank = 64, fewer queries" if job.options.rank is None else "fewer whole_queries"
+        key = "rank = 64, fewer queries" if rank is None else "a lower rank, fewer whole_queries"
         what = f"gradients of {held} queries for {job.chosen.label!r} take {_gb(needed)}"
         raise SpecError(f"{what}, {_gb(left)} are free; set scores.{key} or fewer modules")
+
+
+def _ranked(shape: torch.Size, rank: int) -> int:
+    """Return how many numbers a query's gradient of a parameter takes at a rank."""
+    return min(shape.numel(), rank * sum(shape)) if len(shape) == 2 else shape.numel()
 
 
 def memory(device: str) -> int | None:

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from harness.attribution import fit
 from harness.attribution.evaluation.baselines import BASELINES, Baseline
 from harness.attribution.fit_key import estimator as settings_of
+from harness.attribution.nonfinite import Decisions
 from harness.attribution.score_spec import CURVED
 from harness.errors import SpecError
 from harness.influence.along_queries import check_rows
@@ -133,6 +134,17 @@ def fitted_factors(
         return state, chosen.estimator
     raised = fit.estimator(opened, pool, table, places).damping
     return state, replace(chosen.estimator, damping=raised)
+
+
+def factors_decisions(
+    opened: Opened, pool: Pool, spec: Attribution, chosen: Chosen, places: Places
+) -> dict[str, Any] | None:
+    """Return what the fit of an estimator's factors has left out, raised or fitted in float32.
+
+    None where there was nothing of the kind: the factors' key says all.
+    """
+    name = factors_key(opened, pool, spec, chosen)
+    return None if name is None else Decisions.read(places.factors(name)).effects()
 
 
 def factors_key(opened: Opened, pool: Pool, spec: Attribution, chosen: Chosen) -> str | None:

@@ -26,7 +26,7 @@ from harness.attribution import store as store_files
 from harness.attribution.store import Row, ScoreStore, write_lines
 from harness.attribution.values import sides, values
 from harness.errors import SpecError
-from harness.files import write_json
+from harness.files import whole_file, write_json
 
 if TYPE_CHECKING:
     from harness.attribution.opened import Opened
@@ -79,6 +79,8 @@ def select(
         fix = "score the run on the plain rows, and select from that"
         raise SpecError(f"select: run {opened.run_id} was trained on edited rows; {fix}")
     found = store_files.opened(stores, "select")
+    if opened is not None:
+        select_spec.refuse_packed_prompts(opened, opened.pool().names)
     rows = {(row.domain, row.row): row for row in found[0].rows()}
     worth = dict(zip(rows, values(found, options.queries, options.unwanted).tolist(), strict=True))
     picks = list(rows) if opened is None else list(opened.pool().picks)
@@ -229,7 +231,8 @@ def _write_spec(
     sampling: dict[str, float],
 ) -> None:
     text = select_spec.spec_text(files, held_back, sampling)
-    to.with_suffix(".toml").write_text(text)
+    with whole_file(to.with_suffix(".toml")) as file:
+        file.write(text.encode())
 
 
 def _provenance(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.attribution.rows import Shown
+from harness.attribution.rows import Shown, parted
+from harness.errors import SpecError
 from harness.stream import DocumentShelf, Shelf
 
 if TYPE_CHECKING:
@@ -28,11 +30,26 @@ def document(opened: Opened, split: Any, domain: str, row: int) -> Shown:
     stream, mask = opened.store.stream(domain, split), opened.store.mask(domain, split)
     first, end = _span(opened, split, domain, row)
     tokens = stream[first:end]
-    counted = np.ones(len(tokens), bool) if mask is None else np.asarray(mask[first:end])
-    asked = len(tokens) - int(counted.sum())  # a prompt stands at the beginning
-    decode = opened.tokenizer.decode
-    prompt = decode(tokens[:asked].tolist()) if asked else ""
-    return Shown(prompt, decode(tokens[asked:].tolist()))
+    counted = np.ones(1) if mask is None else np.append(mask[first:end], True)
+    return parted(opened.tokenizer, tokens.tolist(), int(np.argmax(counted)))
+
+
+def refuse_packed_prompts(opened: Opened, domains: Iterable[str]) -> None:
+    """Raise SpecError where a row holds several prompts: no line has columns for them."""
+    if _packed(opened) is None:
+        return
+    for domain in domains:
+        if opened.store.mask(domain, "train") is not None:
+            what = f"domain {domain!r} has prompts, and the run packs documents into rows"
+            fix = "train with batch.pack = false, so that a row is a document"
+            raise SpecError(f"select: {what}; {fix}")
+
+
+def _packed(opened: Opened) -> Shelf | None:
+    """Return the train rows where they are cut without regard to documents, else None."""
+    shelf = opened.view.stream.train
+    is_packed = isinstance(shelf, Shelf) and not isinstance(shelf, DocumentShelf)
+    return shelf if is_packed else None  # type: ignore[return-value]
 
 
 def num_documents(opened: Opened, split: Any, domain: str) -> int:
@@ -43,9 +60,9 @@ def num_documents(opened: Opened, split: Any, domain: str) -> int:
 def _span(opened: Opened, split: Any, domain: str, row: int) -> tuple[int, int]:
     """Return where a row's text begins and ends in its stream, the end of text left out."""
     stream = opened.store.stream(domain, split)
-    shelf = opened.view.stream.train
-    if split == "train" and isinstance(shelf, Shelf) and not isinstance(shelf, DocumentShelf):
-        first, size = shelf.span(domain, row)
+    packed = _packed(opened)
+    if split == "train" and packed is not None:
+        first, size = packed.span(domain, row)
         return first, first + size + 1
     starts = opened.store.documents(domain, split)
     end = int(starts[row + 1]) if row + 1 < len(starts) else len(stream)

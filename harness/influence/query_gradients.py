@@ -90,7 +90,7 @@ def _gradients(
         losses = backward(view.model, chunk, uses, receive, "mean", options.precision)
         refuse_non_finite(view, chunk, "loss", losses)
         start += len(chunk.rows)
-    gradients = {name: torch.cat(parts) for name, parts in found.items()}
+    gradients = {name: torch.cat(found.pop(name)) for name in list(found)}
     for name, gradient in gradients.items():
         if each:
             refuse_non_finite(view, query, name, gradient)

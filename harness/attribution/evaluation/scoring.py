@@ -12,8 +12,9 @@ import numpy as np
 
 from harness.attribution.fit import fit
 from harness.attribution.score import score
+from harness.attribution.score_job import plan
 from harness.attribution.scorers import choose, factors_table
-from harness.attribution.store import ScoreStore
+from harness.attribution.store import ABOUT, ScoreStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,8 +39,16 @@ class Stores:
     def scores(
         self, label: str, opened: Opened, pool: Pool, queries: Queries
     ) -> NDArray[np.float32]:
-        """Return the scores [N, Q] of an estimator on a run's rows."""
-        whole = replace(self.spec, scores=replace(self.spec.scores, rows=None))
+        """Return the scores [N, Q] of an estimator on a run's rows.
+
+        The spec's own store is taken where it is there; else parts, which nobody reads, are not
+        computed.
+        """
+        scores = replace(self.spec.scores, rows=None)
+        whole = replace(self.spec, scores=scores)
+        own = plan(opened, pool, queries, whole, label, self.places).folder
+        if not (own / ABOUT).exists():
+            whole = replace(self.spec, scores=replace(scores, modules=False, tokens=False))
         return self._store(whole, label, opened, pool, queries).total
 
     def own(

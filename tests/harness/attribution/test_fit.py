@@ -18,6 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from harness.attribution import fit
+from harness.attribution.alone import LOCK
 from harness.attribution.fit_key import chosen
 from harness.attribution.fit_spec import Factors
 from harness.attribution.health_table import health_table
@@ -85,7 +86,8 @@ def test_it_is_found_at_once_and_the_cut_is_no_part_of_it(
     assert opened.view.spent == spent
     left = {path.name.rstrip("0123456789").split("-")[0] for path in folder.iterdir()}
     assert left == {"about.json", "eigen", "health.json", "lambda", "preflight.json"} | {
-        "rows.safetensors"
+        "rows.safetensors",
+        LOCK,
     }
     assert fit.estimator(opened, pool, other, places).damping == 2.0
 
@@ -130,7 +132,7 @@ def moved(opened: Opened) -> Opened:
 
 
 def test_stale_factors_are_refused_by_what_has_changed(
-    opened: Opened, pool: Pool, tmp_path: Path
+    opened: Opened, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = Places(tmp_path, "x")
     with pytest.raises(SpecError, match="no factors; run `steelyard attribute fit`"):
@@ -146,6 +148,9 @@ def test_stale_factors_are_refused_by_what_has_changed(
     with pytest.raises(SpecError, match=r"factors\.labels was sampled and is empirical"):
         fit.open_factors(opened, pool, replace(HOOKS, labels="empirical"), places)
     assert fit.key(other, pool, HOOKS) != fit.key(opened, pool, HOOKS)
+    monkeypatch.setattr("harness.attribution.fit_key.code", lambda *_: "renewed")
+    with pytest.raises(SpecError, match=r"are there: the engine was .* and is .*renewed"):
+        fit.open_factors(opened, pool, HOOKS, places)
 
 
 def test_a_folder_that_holds_something_else_is_stale(

@@ -85,6 +85,8 @@ def test_a_loss_that_is_not_finite_names_stage_batch_row_and_module(
     found = fit.open_factors(bad, pool, masking, places)
     with pytest.raises(SpecError, match="needed mask at stage covariances"):
         fit.fit(bad, pool, factors, places, say=silence)
+    with pytest.raises(SpecError, match=r'needed mask .* set factors.on_nonfinite = "mask"'):
+        fit.open_factors(bad, pool, factors, places)
     assert health(folder)["masked_rows"] == [[domain, row]]
     assert found["fitted"].tolist() == [len(pool) - 1, 1]
     others = pool.only([i for i in range(len(pool)) if i != BAD])

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from harness.attribution import fit
+from harness.attribution.alone import LOCK, alone
 from harness.attribution.fit_spec import Factors
 from harness.attribution.nonfinite import UnsoundError, decide
 from harness.attribution.opened import Opened
 from harness.attribution.places import Places
 from harness.attribution.rows import Pool
+from harness.errors import SpecError
 from tests.harness.attribution.test_fit import silence
 
 FACTORS = Factors(fitter="hooks", modules=(r"h\.1\.mlp",), data_partitions=2)
@@ -57,7 +60,7 @@ def test_every_stage_outlives_a_kill_and_the_factors_are_the_same_bits(
         return fit.fit(opened, few, FACTORS, places, say=silence)
 
     assert killed(work, 1)
-    assert not [path for path in folder.iterdir() if ".part" not in path.name]
+    assert not [p for p in folder.iterdir() if ".part" not in p.name and p.name != LOCK]
     while killed(work, STEP):
         deaths += 1
         left |= {path.name.split("-")[0].split(".")[0] for path in folder.iterdir()}
@@ -93,3 +96,19 @@ def test_an_interrupted_fit_goes_on_with_what_was_decided(
     assert f"left out row {pick[1]} of '{pick[0]}'" in told
     state = fit.open_factors(opened, few, masking, places)
     assert state["fitted"].tolist() == [11, 1]
+
+
+def test_two_processes_do_not_fit_into_one_folder(
+    opened: Opened, pool: Pool, tmp_path: Path
+) -> None:
+    """Each would delete what the other sums; finished factors can be had by anyone."""
+    few, places = pool.only(range(4)), Places(tmp_path, "x")
+    factors = replace(FACTORS, strategy="kfac")
+    folder = places.factors(fit.key(opened, few, factors))
+
+    with alone(folder, "fits into it"), pytest.raises(SpecError, match="another process fits into"):
+        fit.fit(opened, few, factors, places, say=silence)
+    fit.fit(opened, few, factors, places, say=silence)
+
+    with alone(folder, "fits into it"):
+        assert fit.fit(opened, few, factors, places, say=silence) == folder

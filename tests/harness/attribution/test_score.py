@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from harness.attribution import fit, score_job
 from harness.attribution.alone import alone
 from harness.attribution.commands import load_attribution
 from harness.attribution.fit_spec import Factors
+from harness.attribution.nonfinite import Decisions, UnsoundError, decide
 from harness.attribution.places import Places
 from harness.attribution.rows import Pool, Queries
 from harness.attribution.score import open_scores, score
@@ -212,7 +214,7 @@ def test_two_labels_of_equal_settings_are_one_store_under_two_names(
 
 
 def test_stale_scores_are_refused_and_say_what_changed(
-    opened: Any, pool: Pool, queries: Queries, tmp_path: Path
+    opened: Any, pool: Pool, queries: Queries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, places = asked(["grad_cos"], rows=12), Places(tmp_path, "t")
     with pytest.raises(SpecError, match="scores of 'grad_cos': are not there; run attribute score"):
@@ -232,6 +234,65 @@ def test_stale_scores_are_refused_and_say_what_changed(
             SpecError, match=f"are stale, {what} changed since; run attribute score"
         ):
             open_scores(*changed, "grad_cos", places)  # type: ignore[arg-type]
+    monkeypatch.setattr(score_job, "code", lambda *_: "renewed")
+    with pytest.raises(SpecError, match="are stale, code changed since"):
+        open_scores(opened, pool, queries, spec, "grad_cos", places)
+
+
+def test_scores_of_factors_that_were_fitted_otherwise_are_stale(
+    opened: Any, pool: Pool, queries: Queries, tmp_path: Path
+) -> None:
+    """Fitted again, with a row left out: the same key, other factors."""
+    factors = Factors(fitter="hooks", strategy="kfac", modules=(r"h\.1\.mlp",))
+    spec = replace(asked({"x": "kfac"}, rows=8), factors=factors)
+    places, few = Places(tmp_path, "t"), pool.only(range(12))
+    folder = fit.fit(opened, few, factors, places, say=lambda _: None)
+    sound = score(opened, few, queries, spec, "x", places, say=lambda _: None)
+    assert ScoreStore.open(sound).about["identity"]["decisions"] is None
+    shutil.rmtree(folder)
+    error = UnsoundError("stage covariances: one is not finite", "covariances")
+    folder.mkdir()
+    decide(Decisions(), error, "mask", folder, False, lambda: [few.picks[3]])
+    masking = replace(spec, factors=replace(factors, on_nonfinite="mask"))
+    fit.fit(opened, few, masking.factors, places, say=lambda _: None)
+
+    with pytest.raises(SpecError, match="are stale, decisions changed since; run attribute score"):
+        open_scores(opened, few, queries, masking, "x", places)
+    with pytest.raises(SpecError, match=r'set factors.on_nonfinite = "mask"'):
+        score(opened, few, queries, spec, "x", places, say=lambda _: None)
+    again = score(opened, few, queries, masking, "x", places, say=lambda _: None)
+    told = ScoreStore.open(again).about["identity"]["decisions"]
+    assert told["masked"] == [list(few.picks[3])]
+    assert not np.array_equal(ScoreStore.open(again).total, ScoreStore.open(sound).total)
+
+
+def test_room_is_for_gradients_and_what_becomes_of_them(
+    opened: Any, pool: Pool, queries: Queries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.influence import selection
+
+    settings = {"kind": "grad_dot", "last_blocks": 1}
+    engine = grad_dot(last_blocks=1)
+    model = opened.view.model
+    uses = selection.choose(model, engine.modules, engine.last_blocks, engine.biases)
+    chosen = {name for use in uses for name in (use.weight, use.bias) if name}
+    shapes = [p.shape for name, p in model.named_parameters() if name in chosen]
+    whole = 4 * sum(shape.numel() for shape in shapes)
+    short = 4 * sum(2 * sum(s) if len(s) == 2 else s.numel() for s in shapes)
+
+    def check(left: int, **options: Any) -> None:
+        monkeypatch.setattr(score_job, "memory", lambda device: left)
+        spec = asked({"x": settings}, **options)
+        job = score_job.plan(opened, pool, queries, spec, "x", Places(tmp_path, "t"))
+        score_job.check_room(job)
+
+    for needed, options in (
+        (2 * 8 * whole, {}),
+        (2 * 3 * whole + 2 * 8 * short, {"rank": 2, "whole_queries": 3}),
+    ):
+        check(needed, **options)
+        with pytest.raises(SpecError, match=r"gradients of . queries for 'x' take"):
+            check(needed - 1, **options)
 
 
 KILLED = """

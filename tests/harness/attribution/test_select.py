@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from harness.attribution import select_spec
 from harness.attribution.commands import load_attribution
 from harness.attribution.select import Selecting, select
 from harness.attribution.store import ScoreStore
@@ -17,6 +19,7 @@ from harness.corpus import open_corpus
 from harness.corpus.store import read_store
 from harness.errors import SpecError
 from harness.specfile import load_ablation
+from harness.stream import Shelf
 from tests.reports.attribution.made_stores import some_queries, some_rows, write_store
 
 
@@ -232,3 +235,47 @@ def test_stores_of_other_rows_are_refused(tmp_path: Path) -> None:
         select([one.folder, other], Selecting(keep=0.5), tmp_path / "k.jsonl")
     with pytest.raises(SpecError, match="no scores; run attribute score first"):
         select([], Selecting(keep=0.5), tmp_path / "k.jsonl")
+
+
+class Masked:
+    """The corpus of the shared run, with other targets counted."""
+
+    def __init__(self, store: Any, mask: Any) -> None:
+        """Keep what is there."""
+        self._store, self._mask = store, mask
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the corpus has."""
+        return getattr(self._store, name)
+
+    def mask(self, domain: str, split: Any) -> Any:
+        """Return which tokens are counted."""
+        return self._mask
+
+
+def test_a_prompt_ends_at_the_first_counted_token(opened: Any) -> None:
+    """What is not counted behind it belongs to the answer: nothing is cut in the wrong place."""
+    plain = select_spec.document(opened, "train", "qa", 0)
+    mask = np.array(opened.store.mask("qa", "train"))
+    first = int(np.flatnonzero(mask)[0])
+    mask[first + 1 : first + 3] = False
+
+    found = select_spec.document(
+        replace(opened, store=Masked(opened.store, mask)), "train", "qa", 0
+    )
+
+    assert plain.prompt.startswith("Q: What is")
+    assert found == plain
+
+
+def test_packed_rows_with_prompts_are_refused(opened: Any, tmp_path: Path) -> None:
+    streams, masks = ({"qa": f("qa", "train")} for f in (opened.store.stream, opened.store.mask))
+    shelf = Shelf(streams, 24, masks)
+    stream = replace(opened.view.stream, train=shelf)
+    packed = replace(opened, view=replace(opened.view, stream=stream))
+    store, to = of_run(tmp_path / "s", opened), tmp_path / "k.jsonl"
+
+    with pytest.raises(SpecError, match=r"domain 'qa' has prompts, .*batch.pack = false"):
+        select([store.folder], Selecting(keep=0.5), to, packed)
+
+    assert not to.exists()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from harness.attribution.evaluation.scoring import Stores
 from harness.attribution.fit_spec import Factors
+from harness.attribution.score import score
 from harness.attribution.score_spec import Scoring
 from tests.harness.attribution.evaluation.conftest import Judge
 
@@ -33,6 +35,22 @@ def test_scores_are_those_of_the_engine_on_every_row_and_are_found_again(judge: 
     again = stores.scores("ekfac", *where)
     assert np.array_equal(again, found["ekfac"])
     assert any("found" in line for line in lines[before:])
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_parts_that_nobody_reads_are_not_computed(is_there: bool, judge: Judge) -> None:
+    """Unless the spec's own store is there already: it is taken as it is."""
+    judged = judge()
+    scores = Scoring(estimators=["grad_dot"], modules=True)  # type: ignore[arg-type]
+    spec = replace(judged.spec, scores=scores)
+    where = (judged.opened, judged.pool, judged.queries)
+    if is_there:
+        score(*where, spec, "grad_dot", judged.places, say=lambda _: None)
+
+    Stores(spec, judged.places, judged.progress, lambda _: None).scores("grad_dot", *where)
+
+    folders = [path.parent for path in judged.places.root.glob("scores/*/about.json")]
+    assert [(folder / "modules.npy").exists() for folder in folders] == [is_there]
 
 
 def test_rows_have_scores_on_themselves_where_they_mean_something(judge: Judge) -> None:
