@@ -25,6 +25,8 @@ from harness.attribution.score_rungs import (
     is_damped,
     is_small,
 )
+from harness.attribution.score_self import self_scores
+from harness.attribution.score_told import told, unfit
 from harness.attribution.store import MODULES, SCORES, SELF, TOKENS
 from harness.influence import low_rank
 
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
     from harness.api import Batch, State, View
     from harness.attribution.rows import Queries
     from harness.influence.parts import Detail
-
-FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class Block(NamedTuple):
@@ -79,7 +79,7 @@ class Scorer:
         self._refuse_untold()
         while True:
             try:
-                self._state(self.estimator)
+                self.state(self.estimator)
                 return
             except NonFiniteScoresError:
                 raise
@@ -103,7 +103,7 @@ class Scorer:
     def self_queries(self) -> NDArray[np.float64]:
         """Return each query's score on itself [Q]; 0 for those that are masked."""
         found = np.zeros(len(self.queries))
-        found[self._kept()] = self.self_scores(self._batch(), self.estimator).double().cpu().numpy()
+        found[self.kept()] = self.self_scores(self._batch(), self.estimator).double().cpu().numpy()
         return found
 
     def _refuse_untold(self) -> None:
@@ -118,12 +118,13 @@ class Scorer:
                 raise NonFiniteScoresError(f"query {name!r} {why}; {fix}")
             self.masked_queries[place] = why
 
-    def _kept(self) -> list[int]:
+    def kept(self) -> list[int]:
+        """Return the places of the queries that are not masked."""
         return [q for q in range(len(self.queries)) if q not in self.masked_queries]
 
     def _batch(self) -> Batch:
         """Return the queries that are not masked."""
-        kept = self._kept()
+        kept = self.kept()
         if not kept:
             first = next(iter(self.masked_queries.values()))
             raise NonFiniteScoresError(
@@ -131,7 +132,8 @@ class Scorer:
             )
         return self.queries.batch.select(torch.tensor(kept).to(self.queries.batch.rows.device))
 
-    def _state(self, estimator: Any) -> State:
+    def state(self, estimator: Any) -> State:
+        """Return the prepared queries, at the estimator's precision."""
         key = getattr(estimator, "precision", "")
         if key not in self._prepared:
             self._prepared[key] = self._prepare(estimator, self._batch())
@@ -166,7 +168,7 @@ class Scorer:
 
     def _blamed_queries(self) -> dict[int, str]:
         blamed = {}
-        for place in self._kept():
+        for place in self.kept():
             one = self.queries.batch.select(slice(place, place + 1))
             try:
                 self.estimator.prepare(self.view, self.fitted, one)
@@ -176,56 +178,21 @@ class Scorer:
 
     def _arrays(self, estimator: Any, rows: Batch) -> dict[str, NDArray[np.float32]]:
         """Return what is written of the rows; FloatingPointError where float32 cannot hold it."""
-        state = self._state(estimator)
+        state = self.state(estimator)
         found = estimator.score(self.view, state, rows)
         self.about = dict(found.about)
         values = {SCORES: found.total, MODULES: found.modules, TOKENS: found.tokens}
         if self.self_influence:
             values[SELF] = self.self_scores(rows, estimator)
         arrays = {n: v.double().cpu().numpy() for n, v in values.items() if v is not None}
-        kept = self._kept()
+        kept = self.kept()
         for name, array in arrays.items():
-            bad = ~(np.abs(array) <= FLOAT32)  # NaN compares false
-            if bad.any():
-                raise FloatingPointError(self._told(estimator, rows, name, array, bad, kept))
+            if unfit(array).any():
+                raise FloatingPointError(told(self, estimator, rows, name, array))
         return {
             name: _widened(array.astype(np.float32), kept, len(self.queries), name)
             for name, array in arrays.items()
         }
-
-    def _told(
-        self,
-        estimator: Any,
-        rows: Batch,
-        name: str,
-        array: NDArray[np.float64],
-        bad: NDArray[np.bool_],
-        kept: list[int],
-    ) -> str:
-        """Say how many scores, and of the first: query, row, value and module."""
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
-        one = rows.select(slice(first[0], first[0] + 1))
-        what = {SELF: "scores of rows on themselves"}.get(name, "scores")
-        row = self.describe(one)
-        query = f"query {self.queries.names[kept[first[1]]]!r}, " if name != SELF else ""
-        value = array[first]
-        size = f"{value:.3g} does not fit float32" if np.isfinite(value) else f"is {value}"
-        module = self._module(estimator, one, kept, first) if name != SELF else ""
-        return f"{int(bad.sum())} of {bad.size} {what} not finite: {query}{row} {size}{module}"
-
-    def _module(self, estimator: Any, row: Batch, kept: list[int], first: tuple[int, ...]) -> str:
-        if not self.detail and estimator.kind not in ("grad_dot", "grad_cos", "ekfac"):
-            return ""
-        try:
-            by = replace(estimator, detail=("modules",))
-            found = by.score(self.view, self._state(estimator), row)
-        except (FloatingPointError, ValueError):
-            return ""
-        if found.modules is None:
-            return ""
-        part = found.modules[0, first[1]].abs().nan_to_num(nan=float("inf"))
-        names = str(found.about["module_names"]).split(" ")
-        return f", most of it in module {names[int(part.argmax())]}"
 
     def _mended(self, rows: Batch, error: FloatingPointError) -> Block:
         if self.on_nonfinite == "retry-float32" and is_small(self.estimator):
@@ -233,8 +200,9 @@ class Scorer:
             try:
                 arrays = self._arrays(again, rows)
             except FloatingPointError as second:
-                told = f"scores of {self.label!r}: {second}, in float32 too"
-                raise NonFiniteScoresError(told) from None
+                raise NonFiniteScoresError(
+                    f"scores of {self.label!r}: {second}, in float32 too"
+                ) from None
             return Block(arrays, {}, f"retry-float32, because {error}")
         if self.on_nonfinite == "more-damping":
             raise self._damped(str(error))
@@ -261,18 +229,8 @@ class Scorer:
     def _damped(self, why: str) -> Exception:
         if is_damped(self.estimator):
             return MoreDampingError(why)
-        told = f"{self.estimator.kind} has no damping to raise"
-        return NonFiniteScoresError(f"scores of {self.label!r}: {why}; more-damping: {told}")
-
-
-def self_scores(view: View, estimator: Any, fitted: State, rows: Batch, block: int) -> Tensor:
-    """Return each row's score with itself as the query [n] float64; `block` at a time."""
-    parts = []
-    for first in range(0, len(rows.rows), block):
-        some = rows.select(slice(first, first + block))
-        prepared = estimator.prepare(view, fitted, some)
-        parts.append(estimator.score(view, prepared, some).total.diagonal())
-    return torch.cat(parts)
+        lacks = f"{self.estimator.kind} has no damping to raise"
+        return NonFiniteScoresError(f"scores of {self.label!r}: {why}; more-damping: {lacks}")
 
 
 def _widened(

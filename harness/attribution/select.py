@@ -11,7 +11,7 @@ weights ask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -21,18 +21,16 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from harness.attribution import select_spec
+from harness.attribution import select_files, select_spec
 from harness.attribution import store as store_files
-from harness.attribution.store import Row, ScoreStore, write_lines
+from harness.attribution.select_files import Pick
+from harness.attribution.store import ScoreStore
 from harness.attribution.values import sides, values
 from harness.errors import SpecError
-from harness.files import whole_file, write_json
+from harness.files import write_json
 
 if TYPE_CHECKING:
     from harness.attribution.opened import Opened
-
-HELD_BACK = ("probe", "tuning", "heldout")
-Pick = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -90,9 +88,13 @@ def select(
     if not kept:
         raise SpecError(f"select: no row is left of {len(picks)}; keep more")
     to.parent.mkdir(parents=True, exist_ok=True)
-    files, sampling = _write_rows(to, kept, worth, rows, options, opened)
-    held_back = {} if opened is None else _write_held_back(to, sorted({d for d, _ in kept}), opened)
-    _write_spec(to, files, held_back, sampling)
+    files, sampling = select_files.write_rows(to, kept, worth, rows, options, opened)
+    held_back = (
+        {}
+        if opened is None
+        else select_files.write_held_back(to, sorted({d for d, _ in kept}), opened)
+    )
+    select_files.write_spec(to, files, held_back, sampling)
     scored = sum(value == value for value in worth.values())
     emptied = sorted({domain for domain, _ in picks} - {domain for domain, _ in kept})
     counts = {
@@ -132,107 +134,6 @@ def _softmax(worth: dict[Pick, float], known: list[Pick], temperature: float) ->
     shares = np.exp(own - own.max())
     weights = dict(zip(known, (shares / shares.mean()).tolist(), strict=True))
     return {pick: weights.get(pick, 1.0) for pick in worth}
-
-
-def _write_rows(
-    to: Path,
-    kept: dict[Pick, float],
-    worth: dict[Pick, float],
-    rows: dict[Pick, Row],
-    options: Selecting,
-    opened: Opened | None,
-) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-    """Write a file per domain, or per tier; return facts by new domain, and sampling weights."""
-    domains = sorted({domain for domain, _ in kept})
-    files: dict[str, dict[str, Any]] = {}
-    sampling: dict[str, float] = {}
-    whole = sum(kept.values())
-    for domain in domains:
-        own = [pick for pick in kept if pick[0] == domain]
-        for name, some in _tiers(domain, own, kept, options).items():
-            alone = len(domains) == 1 and name == domain
-            path = to if alone else to.with_stem(f"{to.stem}-{name}")
-            texts = (_line(pick, kept, worth, rows, options, opened) for pick in some)
-            has_prompt = _write_texts(path, texts)
-            facts = {"path": path, "domain": domain, "rows": len(some), "prompt": has_prompt}
-            files[name] = facts
-            sampling[name] = sum(kept[pick] for pick in some) / whole
-    return files, sampling if options.weights is not None else {}
-
-
-def _tiers(
-    domain: str, own: list[Pick], kept: dict[Pick, float], options: Selecting
-) -> dict[str, list[Pick]]:
-    if options.weights is None:
-        return {domain: own}
-    ordered = sorted(own, key=lambda pick: -kept[pick])
-    parts = np.array_split(np.arange(len(ordered)), min(options.tiers, len(ordered)))
-    return {f"{domain}-tier{n}": [ordered[i] for i in part] for n, part in enumerate(parts, 1)}
-
-
-def _line(
-    pick: Pick,
-    kept: dict[Pick, float],
-    worth: dict[Pick, float],
-    rows: dict[Pick, Row],
-    options: Selecting,
-    opened: Opened | None,
-) -> dict[str, Any]:
-    if opened is None:
-        prompt, answer = rows[pick].prompt, rows[pick].answer
-    else:
-        prompt, answer = select_spec.document(opened, "train", *pick)
-    value = worth[pick]
-    facts: dict[str, Any] = {"domain": pick[0], "row": pick[1]}
-    facts["value"] = round(value, 6) if value == value else None
-    if options.weights is not None:
-        facts["weight"] = round(kept[pick], 6)
-    return {"prompt": prompt, "answer": answer, **facts}
-
-
-def _write_texts(path: Path, lines: Iterator[dict[str, Any]]) -> bool:
-    """Write lines in columns prompt and answer, or text where no line has a prompt."""
-    every = list(lines)
-    has_prompt = any(line["prompt"] for line in every)
-    if not has_prompt:
-        every = [
-            {
-                "text": line["answer"],
-                **{k: v for k, v in line.items() if k not in ("prompt", "answer")},
-            }
-            for line in every
-        ]
-    write_lines(path, every)
-    return has_prompt
-
-
-def _write_held_back(
-    to: Path, domains: list[str], opened: Opened
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Write the other splits of the kept domains; return their files by domain and split."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for domain in domains:
-        for split in HELD_BACK:
-            count = select_spec.num_documents(opened, split, domain)
-            pairs = (select_spec.document(opened, split, domain, i) for i in range(count))
-            lines = [{"prompt": p, "answer": a} for p, a in pairs if p + a]
-            if lines:
-                path = to.with_stem(f"{to.stem}-{domain}.{split}")
-                has_prompt = _write_texts(path, iter(lines))
-                facts = {"path": path, "rows": len(lines), "prompt": has_prompt}
-                found.setdefault(domain, {})[split] = facts
-    return found
-
-
-def _write_spec(
-    to: Path,
-    files: dict[str, dict[str, Any]],
-    held_back: dict[str, dict[str, dict[str, Any]]],
-    sampling: dict[str, float],
-) -> None:
-    text = select_spec.spec_text(files, held_back, sampling)
-    with whole_file(to.with_suffix(".toml")) as file:
-        file.write(text.encode())
 
 
 def _provenance(
