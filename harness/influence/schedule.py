@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import ConfigDict, Field
+import torch
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from harness.influence.directional_estimator import Directional
 from harness.influence.estimators import AnyEstimator, check_ranks
+from harness.influence.interval import passes, reason
+
+if TYPE_CHECKING:
+    from harness.api import State, View
 
 Count = Annotated[int, Field(strict=True, gt=0)]
 CountOrNone = Annotated[int, Field(strict=True, ge=0)]
+
+
+def _above_zero(every: int | str) -> int | str:
+    if isinstance(every, int) and every < 1:  # one complaint, where a union makes two
+        raise PydanticCustomError("interval", "Input should be 'auto' or greater than 0")
+    return every
+
+
+Interval = Annotated[
+    Annotated[int, Field(strict=True)] | Literal["auto"], AfterValidator(_above_zero)
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Schedule:
     """Refreshes of domain scores; harness/influence/rebalancing.py carries them out."""
 
-    every: Count = 100
-    """Steps between refreshes; the first comes after this many."""
+    every: Interval = "auto"
+    """Steps between refreshes; the first comes after this many. "auto": the fewest at which
+    a refresh is a sixtieth of training's operations (harness/influence/interval.py), and at most
+    half the run."""
     rows: Count = 16
     """Candidate rows scored per domain at a refresh, off the training stream: so their losses are
     not known yet, and cost a forward pass more."""
@@ -45,10 +64,26 @@ class Schedule:
 
     def check_length(self, num_steps: int, domains: tuple[str, ...]) -> None:
         """Refuse a run that ends before the first refresh."""
-        if self.every >= num_steps:
+        if self.every == "auto" and num_steps < 2:
+            raise ValueError(f"every: no refresh comes in {num_steps} step; train for 2 or more")
+        if self.every != "auto" and self.every >= num_steps:
             raise ValueError(
                 f"every: no refresh comes in {num_steps} steps, at {self.every}; lower it"
             )
+
+    def interval(self, view: View, state: State, bends: bool) -> int:
+        """Return the steps between refreshes: as set, or found once, noted, and kept in `state`.
+
+        Needs drawn rows, so it can be asked after step 0. `bends`: second derivatives are taken.
+        """
+        if self.every != "auto":
+            return self.every
+        if "every" not in state:
+            taken = passes(self, len(view.domains), int((view.targets > 0).sum()), bends)
+            found = reason(taken, float(view.seen.sum()) / view.step, view.num_steps)
+            view.note("interval", found)
+            state["every"] = torch.tensor(found["every"])
+        return int(state["every"])
 
     def check_ranks(self, sharded: bool) -> None:
         """Refuse what several ranks cannot compute."""

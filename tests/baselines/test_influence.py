@@ -18,6 +18,7 @@ from harness.influence.estimators import SEED000
 from harness.influence.gradients import Group
 from harness.influence.landmark import JvpLandmark
 from harness.loop import InterruptedRunError
+from harness.spec import Batching
 from tests.doubles import FakeView
 from tests.tiny import MakeLoop, MakeSpec, Onlooker
 
@@ -96,6 +97,86 @@ def test_refreshes_come_every_so_many_steps_and_never_at_the_start(
         mixer.propose(view, state)
 
     assert steps == [10, 20, 30]
+
+
+def test_an_interval_is_a_number_of_steps_or_auto() -> None:
+    """Nothing else is one."""
+    assert (Influence().every, Influence(every=7).every) == ("auto", 7)
+    for wrong in (0, -1, True, 2.5, "often"):
+        with pytest.raises(ValidationError, match="auto"):
+            Influence(every=wrong)
+
+
+def test_a_run_too_short_for_a_refresh_is_refused_before_it_starts() -> None:
+    """By a number: at 100 in 12 steps. By the formula: two steps are enough."""
+    with pytest.raises(ValueError, match="every: no refresh comes in 12 steps, at 100; lower it"):
+        Influence(every=100).check_length(12, ("a", "b"))
+    with pytest.raises(ValueError, match="no refresh comes in 1 step; train for 2 or more"):
+        Influence().check_length(1, ("a", "b"))
+    Influence().check_length(2, ("a", "b"))
+
+
+def notes_of(watch: Onlooker, name: str) -> list[dict[str, Any]]:
+    """Return the notes of one name."""
+    return [r for r in watch.records if r["kind"] == "note" and r["name"] == name]
+
+
+def test_at_its_defaults_it_looks_when_it_can_afford_to(
+    make_loop: MakeLoop, make_spec: MakeSpec
+) -> None:
+    """1,000 steps by the ledger, comparisons at every refresh included; and domains rank as exact.
+
+    Three domains: 20 x (96 + 96 + 32) row-forwards at 16 rows a step are 280 steps.
+    """
+    watch = Onlooker()
+    mixer = Influence(fidelity_every=1, fidelity_rows=8)  # ten times what is compared by default
+    batch = Batching(rows=16, tokens=32)
+    spec = make_spec(mixer=mixer, num_steps=1000, batch=batch, evaluation=None)
+    loop = make_loop(spec, watch=watch)
+    loop.run()
+
+    (interval,) = notes_of(watch, "interval")
+    fidelity = notes_of(watch, "fidelity")
+    accounts = loop.meter.accounts
+    assert interval["step"] == 1
+    assert "20 x 224 row-forwards" in interval["values"]["reason"]
+    assert [n["step"] for n in notes_of(watch, "rebalance")] == [280, 560, 840]
+    assert [n["step"] for n in fidelity] == [280, 560, 840]
+    assert [n["values"]["domain_spearman"] for n in fidelity] == pytest.approx([1.0] * 3)
+    assert 0 < accounts["mixer"].flops <= 0.05 * accounts["train"].flops
+
+
+def test_an_interval_by_formula_survives_a_stop(
+    make_loop: MakeLoop, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """Found once and kept: half of twelve steps, whoever goes on."""
+    spec = make_spec(mixer=Influence(rows=4, probe_rows=2, fidelity_every=0))
+    whole = make_loop(spec)
+    whole.run()
+    with pytest.raises(InterruptedRunError):
+        make_loop(spec, folder=tmp_path / "cut", watch=Onlooker(stop_after=5)).run()
+    watch = Onlooker()
+    resumed = make_loop(spec, folder=tmp_path / "cut", watch=watch)
+    resumed.run()
+
+    assert int(resumed.state["every"]) == 6
+    assert [n["step"] for n in notes_of(watch, "interval")] == [1]  # in the records, and once
+    assert [n["step"] for n in notes_of(watch, "rebalance")] == [6]
+    assert all(torch.equal(resumed.state[name], value) for name, value in whole.state.items())
+
+
+def test_a_number_of_steps_leaves_no_trace_of_the_formula(
+    make_loop: MakeLoop, make_spec: MakeSpec
+) -> None:
+    """Neither in the state nor in the records: what was run before is what runs now."""
+    watch = Onlooker()
+    mixer = Influence(every=6, rows=4, probe_rows=2, fidelity_every=0)
+    loop = make_loop(make_spec(mixer=mixer), watch=watch)
+    loop.run()
+
+    assert loop.state.keys() == {"weights", "scores", "refreshes"}
+    assert not notes_of(watch, "interval")
+    assert [n["step"] for n in notes_of(watch, "rebalance")] == [6]
 
 
 def test_bounds_without_a_mixture_are_refused_before_any_run() -> None:

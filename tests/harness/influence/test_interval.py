@@ -1,0 +1,95 @@
+"""How often a rebalancer looks: the formula by hand, and its counts against the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from baselines.influence import Influence
+from harness.influence.estimators import ESTIMATORS
+from harness.influence.interval import FORWARDS, Passes, passes, reason, steps_between
+from harness.influence.rebalancing import refresh
+from harness.view import RunView
+
+
+def test_the_formula_by_hand() -> None:
+    """2 x 5 x 16, 3 x 32 and 8 x 4 are 288; 20 times that at 16 rows a step is 360 steps."""
+    taken = passes(Influence(), num_domains=5, num_targets=1)
+
+    assert taken == Passes(candidates=160, query=96, trial=32, fit=0)
+    assert taken.total == 288
+    assert steps_between(taken, batch_rows=16, num_steps=1000) == 360
+    assert steps_between(taken, batch_rows=256, num_steps=1000) == 23  # 22.5, rounded up
+
+
+def test_rows_and_probes_and_targets_count() -> None:
+    """Half the rows and probes, 160: every 200 steps. Two targets have twice the probe rows."""
+    half = Influence(rows=8, probe_rows=16)
+
+    assert steps_between(passes(half, 5, 1), 16, 1000) == 200
+    assert passes(half, 5, 2).query == 2 * passes(half, 5, 1).query == 96
+
+
+@pytest.mark.parametrize(("num_steps", "every"), [(1000, 360), (719, 359), (300, 150), (2, 1)])
+def test_a_short_run_has_its_first_refresh_by_the_middle(num_steps: int, every: int) -> None:
+    """However dear: a rebalancer that never acts is none. A run of two has one after a step."""
+    assert steps_between(passes(Influence(), 5, 1), 16, num_steps) == every
+
+
+def test_a_fit_counts_by_the_refreshes_that_use_it() -> None:
+    """10 row-forwards for each of 3 x 16 rows; a third where it serves three refreshes."""
+    own: Any = {"estimator": {"kind": "ekfac", "fitter": "hooks"}}
+
+    assert [passes(Influence(refit=n, **own), 3, 1).fit for n in (1, 3, 0)] == [480, 160, 0]
+    assert passes(Influence(pool_rows=32, **own), 3, 1).fit == 960
+
+
+def test_second_derivatives_count() -> None:
+    """A gradient of every candidate, and 1 + 2 K of every probe row: 3 (80 + 32 x 11)."""
+    taken = passes(Influence(rule="qp", second_order=True), 5, 1, bends=True)
+
+    assert taken.bend == 3 * (80 + 32 * 11)
+    assert taken.total == 288 + 1296
+
+
+def test_the_reason_has_the_formulas_numbers() -> None:
+    """Which a reader can check, and which say when the run's length has decided."""
+    taken = passes(Influence(), 5, 1)
+
+    assert reason(taken, 16.0, 1000) == {
+        "every": 360,
+        "row_forwards": 288,
+        "batch_rows": 16.0,
+        "reason": "20 x 288 row-forwards (candidates 160, query 96, trial 32) / 16 rows: 360 steps",
+    }
+    assert str(reason(taken, 16.0, 300)["reason"]).endswith("; half of 300 is less, and dearer")
+
+
+def test_every_estimator_has_a_price() -> None:
+    """A new one is priced before it can be chosen."""
+    assert FORWARDS.keys() == ESTIMATORS.keys()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ESTIMATORS if kind != "influcoder"])
+def test_a_refresh_is_billed_no_more_than_it_is_priced(kind: str, view: RunView) -> None:
+    """By the ledger; an encoder's training hardly depends on the model, and is left out."""
+    settings: dict[str, Any] = {"kind": kind}
+    settings |= {"landmarks": 12} if kind.endswith("landmark") else {}
+    settings |= {"fitter": "hooks"} if kind == "ekfac" else {}
+    plan = Influence(estimator=settings, rows=4, probe_rows=4, fidelity_every=0)
+    before = view.spent
+
+    refresh(view, {}, plan, 0)
+
+    billed = (view.spent - before) / view.row_flops.forward
+    assert 0 < billed <= passes(plan, 3, 1).total
+
+
+def test_the_trial_counts_where_there_is_one(view: RunView) -> None:
+    """Forward mode has no step to try."""
+    plan = Influence()
+    forward = replace(plan, estimator=replace(plan.estimator, difference="forward"))  # type: ignore[call-arg]
+
+    assert (passes(plan, 3, 1).trial, passes(forward, 3, 1).trial) == (32, 0)
