@@ -14,28 +14,21 @@ then held between floor and cap, except for seed000 (harness/influence/rule.py).
 
 Estimators, in harness/influence: `directional`, `grad_dot`, `grad_cos` and `group` are exact,
 `jvp_landmark` is Influence Distillation's own, `hidden_landmark` the same without its derivative;
-`ekfac`, `influcoder`. `rule = "seed000"` without an estimator is seed 000 as it was, a reproduction
-and never a recommendation: three domains of noise get (.010, .305, .685) whatever their scores. Its
-landmarks are taken at the first refresh, where the seed took them at step 0.
+`ekfac`, `influcoder`. `rule = "seed000"` without an estimator is seed 000, a reproduction and no
+recommendation: three domains of noise get (.010, .305, .685) whatever their scores. Its landmarks
+are taken at the first refresh, where the seed took them at step 0.
 
 Domain weights from influence are this project's own construction: Influence Distillation selects
 fine-tuning rows. z-scores make temperature and strength mean the same at every refresh, at a price:
 how far apart the domains are is forgotten, so scores that are only noise still move the weights.
 Their standard errors are recorded; `standardize = false` keeps the scores' own scale.
 
-`permute_domains` is a control: each domain gets the score of another one, the same throughout a
-run, so that weights move as the scores do and for no reason.
-
 Needs: probe rows of the target. Cost: at each refresh, by the defaults, a gradient on the probe
 rows and two forward passes of every candidate. Defaults: 16 candidate rows per domain, 32 probe
-rows per target domain, softmax at temperature 1, floor .02, and `every = "auto"`: the rows trained
-on between two refreshes are 20 times a refresh's forward passes of one row. For five domains and
-one target those are 2 x 80 candidates, 3 x 32 probe rows and 4 x 8 for the step of the finite
-difference, 288: every 360 steps at 16 rows a step, written to the run's records. A run too short
-for one refresh by its middle has it there, and pays more. Deviations: first order unless
-`second_order`; candidates are drawn uniformly from each domain, off the training stream, so that a
-domain of little weight is known as well as any. The losses that training computes are of other
-rows, and of parameters that have moved since, so base losses cost a forward pass per candidate.
+rows per target domain, softmax at temperature 1, floor .02; `every = "auto"` trains on 20 times as
+many rows as a refresh takes forward passes (five domains, 16 rows a step: every 360 steps), or for
+half of a shorter run, at a higher price. Deviations: first order unless `second_order`; candidates
+are drawn uniformly from each domain, off the training stream.
 """
 
 from __future__ import annotations
@@ -73,12 +66,11 @@ class Influence(Schedule, Rule, Mixer):
     """Weight of the earlier refreshes in the moving average of the scores."""
     second_order: Switch = False
     """For qp: how the domains' steps, at the rate of the step before, bend the probe loss together.
-    By estimators of dot products: directional of all parameters, landmarks with normalize = false
-    and modules = ["all"]."""
+    By dot products: directional of all parameters, landmarks of "all" with normalize = false."""
     start: Literal["uniform", "natural"] = "uniform"
     """The mixture before the first refresh."""
     permute_domains: Switch = False
-    """A control: give each domain another one's score."""
+    """A control: give each domain another one's score, the same one throughout a run."""
 
     @model_validator(mode="before")
     @classmethod

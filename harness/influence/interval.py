@@ -5,8 +5,9 @@ takes three. The interval is the shortest at which the rows trained on in betwee
 many as the row-forwards of a refresh: a sixtieth of training's operations, which leaves two thirds
 of a twentieth of its seconds for what counts do not show. Rows and probes are as set: tuned on real
 text, intervals were long and rows many, not the other way round (RESULTS.md, rebalancing tuned).
-Nothing is timed, so a spec has one interval on every machine. The price: comparisons with exact
-scores are not counted, nor is the exact form where no finite difference holds; the bill has both.
+Nothing is timed, so a spec has one interval on every machine. The price: two things are not counted
+and are on the bill, comparisons with exact scores, and that a row takes three row-forwards, not
+two, in the exact form that a directional derivative has where no finite difference holds.
 """
 
 from __future__ import annotations

@@ -40,8 +40,9 @@ class Schedule:
     a refresh is a sixtieth of training's operations (harness/influence/interval.py), and at most
     half the run."""
     rows: Count = 16
-    """Candidate rows scored per domain at a refresh, off the training stream: so their losses are
-    not known yet, and cost a forward pass more."""
+    """Candidate rows scored per domain at a refresh, off the training stream: a domain of little
+    weight is known as well as any. Training has no losses of these rows, nor any at parameters that
+    the last update has moved, so theirs cost a forward pass more."""
     probe_rows: Count = 32
     """Probe rows of each target domain that the query is made of."""
     probes: Literal["fresh", "fixed"] = "fresh"
