@@ -53,6 +53,7 @@ def preconditioned_queries(
         view.bill(cost)
         for name, part in parted(whole, use).items():
             state[f"query:{name}"] = part
+            del gradients[name]  # so that queries are not held twice
     return state
 
 
