@@ -1,9 +1,10 @@
 """Multiple-choice accuracy by log-likelihood, in MMLU's format.
 
 A prompt is MMLU's own (hendrycks/test, evaluate.py): a line that names the subject, `shots` solved
-questions, the question with its choices, "Answer:". The model's answer is the letter whose token
-after " " is likeliest next, so one forward pass answers a question. Accuracy of guessing is one
-quarter, and a small model from scratch is expected to be there.
+questions, the question with its choices, "Answer:". The model's answer is the likeliest of " A" to
+" D", each by the log-likelihood of all of its tokens, as lm-evaluation-harness has it: a tokenizer
+of a small corpus may know " A" as one token and " B" as two. Accuracy of guessing is one quarter,
+and a small model from scratch is expected to be there.
 
 Deviation: MMLU's solved questions come from a file of their own (dev); ours from the subject's
 other questions, so that one file is enough. The question that is asked is never among them.
@@ -27,7 +28,7 @@ from harness.spec import HubDomain
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from torch import nn
+    from torch import Tensor, nn
 
     from harness.attribution.evaluate_spec import Choice
 
@@ -60,7 +61,7 @@ def read_questions(choice: Choice) -> list[Question]:
     if choice.dataset is not None:
         questions = _from_hub(choice)
     else:
-        questions = [q for path in _files(choice.paths) for q in _from_csv(path)]
+        questions = [q for path in files(choice.paths) for q in _from_csv(path)]
     if choice.questions is None:
         return questions
     kept = []
@@ -79,21 +80,20 @@ def judge(
     advance: Callable[[int], None],
 ) -> list[Judged]:
     """Return how `model` answers each question."""
-    letters = [_last(tokenizer, f" {letter}") for letter in LETTERS]
-    if len(set(letters)) < len(letters):
-        raise SpecError("evaluate.choice: the tokenizer cannot tell A, B, C and D apart")
+    letters = _letters(tokenizer)
+    longest = max(len(letter) for letter in letters) - 1
     room, device = context_length(model), next(model.parameters()).device
     found = []
     for number, question in enumerate(questions):
         tokens = encode(tokenizer, [prompt(questions, number, shots)])[0]
-        inputs = torch.from_numpy(tokens[-room:])[None].to(device)
-        with torch.no_grad():
-            logits = model(input_ids=inputs, use_cache=False).logits[0, -1].float()
-            chosen = torch.log_softmax(logits[letters], 0).cpu()
+        asked = tokens[-(room - longest) :].tolist()
+        chosen = torch.log_softmax(_likelihoods(model, asked, letters, device), 0)
         if not bool(chosen.isfinite().all()):
             raise FloatingPointError(f"choice: question {number + 1} of all has logits of no value")
         nats, best = -float(chosen[question.right]), int(chosen.argmax())
-        found.append(Judged(question.subject, best == question.right, nats, len(tokens) > room))
+        found.append(
+            Judged(question.subject, best == question.right, nats, len(tokens) > len(asked))
+        )
         advance(1)
     return found
 
@@ -114,11 +114,38 @@ def _ask(question: Question) -> str:
     return "\n".join(lines)
 
 
-def _last(tokenizer: Tokenizer, text: str) -> int:
-    return int(encode(tokenizer, [text])[0][-1])
+def _letters(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """Return the tokens of each answer; SpecError where two are the same."""
+    letters = [tuple(own.tolist()) for own in encode(tokenizer, [f" {a}" for a in LETTERS])]
+    if len(set(letters)) < len(letters) or not all(letters):
+        raise SpecError("evaluate.choice: the tokenizer cannot tell A, B, C and D apart")
+    return letters
 
 
-def _files(patterns: Sequence[str]) -> list[Path]:
+def _likelihoods(
+    model: nn.Module, asked: list[int], answers: list[tuple[int, ...]], device: torch.device
+) -> Tensor:
+    """Return the log-likelihood of each answer after `asked`, in one forward pass.
+
+    Answers that differ in their last token alone share a row; what pads a row comes after all that
+    is read of it.
+    """
+    heads = list(dict.fromkeys(answer[:-1] for answer in answers))
+    rows = torch.zeros(len(heads), len(asked) + max(map(len, heads)), dtype=torch.long)
+    for slot, head in enumerate(heads):
+        rows[slot, : len(asked) + len(head)] = torch.tensor([*asked, *head])
+    with torch.no_grad():
+        logits = model(input_ids=rows.to(device), use_cache=False).logits[:, len(asked) - 1 :]
+        ahead = torch.log_softmax(logits.float(), 2).cpu()  # [heads, places, V]
+    found = []
+    for answer in answers:
+        own = ahead[heads.index(answer[:-1])]
+        found.append(own[range(len(answer)), list(answer)].sum())
+    return torch.stack(found)
+
+
+def files(patterns: Sequence[str]) -> list[Path]:
+    """Return the files that paths and globs stand for; SpecError for one that is none."""
     found = []
     for pattern in patterns:
         paths = sorted(glob.glob(pattern, recursive=True))

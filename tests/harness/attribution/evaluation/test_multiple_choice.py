@@ -51,9 +51,11 @@ class Fixed(nn.Module):
 
 @pytest.mark.parametrize("context", [1000, 20])
 def test_the_answer_is_the_likeliest_letter(context: int) -> None:
-    texts = ["Answer: A B C D. Who rules the sea? it is good " * 3]
+    texts = [" A B C D A B C D A B C D Who rules the sea? it is good " * 3]
     tokenizer = train_bpe(texts, 300)
-    letters = [int(encode(tokenizer, [f" {letter}"])[0][-1]) for letter in "ABCD"]
+    whole = encode(tokenizer, [f" {letter}" for letter in "ABCD"])
+    assert [len(tokens) for tokens in whole] == [1] * 4
+    letters = [int(tokens[0]) for tokens in whole]
     logits = torch.zeros(tokenizer.get_vocab_size())
     logits[letters] = torch.tensor([1.0, 2.0, 3.0, 0.0])
     logits[min(set(range(len(logits))) - set(letters))] = 9.0  # no letter, and so no answer
@@ -68,6 +70,39 @@ def test_the_answer_is_the_likeliest_letter(context: int) -> None:
     assert [answer.cut for answer in found] == [context == 20] * 2
     tokens = encode(tokenizer, [prompt([LAW], 0, 0)])[0].tolist()
     assert model.asked[0] == tokens[-context:]
+
+
+class Bigram(nn.Module):
+    """Says what it says of the last token alone."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+        self.config = SimpleNamespace(max_position_embeddings=1000)
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+        return SimpleNamespace(logits=self.logits[input_ids])
+
+
+def test_letters_of_other_lengths_are_compared_whole() -> None:
+    """The corpus has taught the tokenizer " A" and no other letter."""
+    tokenizer = train_bpe(["It is A good A thing A or A so " * 9], 300)
+    letters = [tokens.tolist() for tokens in encode(tokenizer, [f" {a}" for a in "ABCD"])]
+    assert [len(own) for own in letters] == [1, 2, 2, 2]
+    colon = int(encode(tokenizer, ["Answer:"])[0][-1])
+    size = tokenizer.get_vocab_size()
+    shares = torch.full((size, size), 1e-9)  # of the next token, by the last one
+    shares[colon, letters[0][0]], shares[colon, letters[1][0]] = 0.3, 0.7
+    for letter, share in zip("BCD", (0.1, 0.6, 0.3), strict=True):
+        own = letters["ABCD".index(letter)]
+        shares[own[0], own[1]] = share
+        shares[colon, own[1]] = 1e-8  # a letter without its blank never comes next
+
+    found = judge(Bigram(shares.log()), tokenizer, [LAW, SEA], 0, lambda _: None)
+
+    assert [answer.right for answer in found] == [True, False]  # C, and not A
+    assert found[0].nats == pytest.approx(-math.log(0.7 * 0.6), abs=1e-4)
+    assert found[1].nats == pytest.approx(-math.log(0.3), abs=1e-4)
 
 
 def test_files_are_read_as_they_are_and_drawn_by_subject(tmp_path: Path) -> None:
