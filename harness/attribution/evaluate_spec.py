@@ -11,6 +11,8 @@ from harness.spec import Seed
 
 _FORBID = ConfigDict(extra="forbid", allow_inf_nan=False)
 Count = Annotated[int, Field(strict=True, gt=0)]
+Several = Annotated[int, Field(strict=True, ge=3)]
+"""Fewer have no rank correlation that could be anything but 1 or -1."""
 Share = Annotated[float, Field(strict=True, gt=0, lt=1)]
 
 Part = Literal["lds", "removal", "tail_patch", "mislabelled", "planted", "answers", "choice"]
@@ -56,7 +58,7 @@ class Evaluating:
     jobs: Count | None = None
     """Runs that train at once; by default as many as fit."""
 
-    subsets: Count = 40
+    subsets: Several = 40
     """lds: random subsets of the train rows that the model is trained again on."""
     share: Share = 0.5
     """lds: share of each domain's rows in a subset."""
@@ -69,10 +71,11 @@ class Evaluating:
 
     removed: Count = 32
     """removal: train rows that are left out at once."""
-    groups: Count = 8
+    groups: Several = 8
     """removal: random groups of so many rows."""
-    removal_queries: Count = 4
-    """removal: queries whose top rows are left out, for every estimator."""
+    removal_queries: Count = 6
+    """removal: queries whose top rows are left out, for every estimator; of fewer than six nothing
+    is called shown."""
 
     patched: Count = 8
     """tail_patch: top rows that the model takes one more step on."""

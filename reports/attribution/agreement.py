@@ -4,16 +4,27 @@ A score is the mean over queries of Spearman's correlation over subsets. Its int
 and subsets anew, both with replacement: it asks for other queries and for other subsets. It is a
 percentile interval of keyed draws, the same for all estimators, so that differences between two are
 paired. Ranks are of the drawn sample, ties sharing one, as if each draw were ranked by itself.
+
+A mean over queries alone has a t interval: percentile intervals of few values are too short. What
+is called shown holds among all labels that stand together (Holm, 5 %), and of fewer than MIN_SHOWN
+values nothing is.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
+
+from reports.power import ALPHA
+from reports.stats import holm, t_interval
 
 RESAMPLES = 2000
+MIN_SHOWN = 6
+"""Queries, subsets or rows that a claim has to rest on."""
 
 
 class Estimate(NamedTuple):
@@ -22,11 +33,22 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+    p: float = math.nan
+    """Two-sided, of no effect; NaN where too little was measured to tell."""
 
     @property
     def sign(self) -> int:
-        """Return 1 where the interval lies above zero, -1 where below, else 0."""
-        return int(self.low > 0) - int(self.high < 0)
+        """Return 1 where the interval lies above zero, -1 where below, else 0; 0 without a p."""
+        return 0 if math.isnan(self.p) else int(self.low > 0) - int(self.high < 0)
+
+
+def shown(family: Mapping[str, Estimate]) -> dict[str, int]:
+    """Return the sign of each estimate that its interval and Holm's corrected p bear out, else 0.
+
+    One that is too small to be told counts with p = 1.
+    """
+    adjusted = holm({label: 1.0 if math.isnan(e.p) else e.p for label, e in family.items()})
+    return {label: e.sign if adjusted[label] <= ALPHA else 0 for label, e in family.items()}
 
 
 class Draws(NamedTuple):
@@ -78,19 +100,28 @@ def resampled(predicted: np.ndarray, actual: np.ndarray, drawn: Draws) -> np.nda
     return (drawn.queries * all_of_them).sum(1) / drawn.queries.sum(1)
 
 
-def estimate(value: float, resamples: np.ndarray) -> Estimate:
-    """Return a value with the percentile interval of its resamples."""
+def estimate(value: float, resamples: np.ndarray, size: int) -> Estimate:
+    """Return a value of `size` subsets with the percentile interval of its resamples, and p.
+
+    The p is twice the share of resamples on the other side of zero, the value's own among them.
+    """
     low, high = np.quantile(resamples, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+    tail = min((resamples <= 0).sum(), (resamples >= 0).sum())
+    p = min(1.0, 2 * (1 + float(tail)) / (1 + len(resamples)))
+    return Estimate(value, float(low), float(high), p if size >= MIN_SHOWN else math.nan)
 
 
-def mean_interval(values: np.ndarray, key: int = 0) -> Estimate:
-    """Return the mean of values [n] with its bootstrap interval; NaN for fewer than two."""
+def mean_interval(values: np.ndarray) -> Estimate:
+    """Return the mean of values [n] with its t interval and the p of a t test; NaN for one."""
     values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return Estimate(float(values.mean()), math.nan, math.nan)
-    counts = draws(1, len(values), key=key).queries
-    return estimate(float(values.mean()), counts @ values / len(values))
+    mean, low, high = t_interval(values)
+    if len(values) < MIN_SHOWN:
+        return Estimate(mean, low, high)
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    if not error:
+        return Estimate(mean, low, high, 0.0 if mean else 1.0)
+    tail = float(special.stdtr(len(values) - 1, -abs(mean) / error))
+    return Estimate(mean, low, high, 2 * tail)
 
 
 def ceiling(agreement: float, replicas: int) -> float:

@@ -38,7 +38,13 @@ def write(folder: Path, out: Path) -> Path:
     )
     sections = {part: SECTIONS[part](found, index, keys) for part, found in parts.items()}
     panels = [panel for section in sections.values() for panel in section["panels"]]
-    context = {"index": index, "measured": parts, "sections": sections, "keys": keys}
+    context = {
+        "index": index,
+        "other_step": words.of_step(index),
+        "measured": parts,
+        "sections": sections,
+        "keys": keys,
+    }
     out.mkdir(parents=True, exist_ok=True)
     path = out / PAGE
     pages.write(path, pages.html("evaluation.html.jinja", context, panels))
@@ -48,7 +54,7 @@ def write(folder: Path, out: Path) -> Path:
 def summary(folder: Path) -> list[str]:
     """Return what the evaluation says, a line each, for a terminal."""
     index, parts = read(folder)
-    lines = []
+    lines = [words.of_step(index)] if words.of_step(index) else []
     for part, found in parts.items():
         lines += [f"{part}: {line}" for line in LINES[part](found, index)]
     return lines

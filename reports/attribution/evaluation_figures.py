@@ -46,7 +46,7 @@ def dots(
     """Draw estimates with their intervals, one below the other; `line` marks a limit."""
     figure, words = go.Figure(), []
     for row in rows:
-        value, low, high = row.estimate
+        value, low, high = row.estimate[:3]
         color, has_interval = keys.get(row.label, BASELINE_COLOR), math.isfinite(low)
         symbol = "diamond-open" if row.is_baseline else "circle"
         spread = notation.interval(low, high)

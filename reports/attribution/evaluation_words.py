@@ -1,12 +1,16 @@
-"""What an evaluation has shown and what not, in sentences: only what an interval bears out."""
+"""What an evaluation has shown and what not, in sentences: only what an interval bears out.
+
+The labels of one sentence are a family: what is shown of one holds beside all the others (Holm).
+"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from reports import notation
-from reports.attribution.agreement import Estimate
+from reports.attribution.agreement import Estimate, shown
 from reports.attribution.judgements import Agreed, Detected, Left, Patched, Traced
 
 CHANCE = 0.5  # the AUC of a ranking that knows nothing
@@ -20,24 +24,36 @@ class Statement(NamedTuple):
     """Whether an interval excludes what it denies; None for what only describes."""
 
 
+RETRAINED = ("lds", "removal", "mislabelled", "planted")
+
+
+def of_step(index: dict[str, Any]) -> str:
+    """Say that retrainings end elsewhere than the attributed checkpoint; "" where they do not."""
+    step, last = index.get("step"), index.get("num_steps")
+    parts = [part for part in RETRAINED if part in index["parts"]]
+    if step == last or not parts:
+        return ""
+    text = f"Attributed is the model of step {step}, and retrainings are judged at the end, step"
+    fix = 'set training.attribute = "last" to judge the model that is attributed'
+    return f"{text} {last}: {', '.join(parts)} say how well its scores tell of that one; {fix}."
+
+
 def of_subsets(agreed: Agreed, estimators: list[str]) -> list[Statement]:
     """Say which estimators rank subsets better than chance, and better than the best baseline."""
     own = [row for row in agreed.rows if row.label in estimators]
-    told = _each(
-        ("Rank retrainings better than chance", [r.label for r in own if r.score.sign > 0], True),
-        ("Rank them the wrong way round", [r.label for r in own if r.score.sign < 0], True),
-        ("Not shown to rank them", [r.label for r in own if r.score.sign == 0], False),
+    told = _signed(
+        {row.label: row.score for row in own},
+        "Rank retrainings better than chance",
+        "Rank them the wrong way round",
+        "Not shown to rank them",
     )
     if agreed.rival is not None:
         rival = f"{agreed.rival}, the best baseline"
-        above = [r.label for r in own if r.gap is not None and r.gap.sign > 0]
-        told += _each(
-            (f"Score higher than {rival}", above, True),
-            (
-                f"Not shown to score higher than {rival}",
-                [r.label for r in own if r.label not in above],
-                False,
-            ),
+        told += _signed(
+            {row.label: row.gap for row in own if row.gap is not None},
+            f"Score higher than {rival}",
+            f"Score lower than {rival}",
+            f"Not shown to score higher or lower than {rival}",
         )
     if agreed.agreement is not None:
         told.append(_of_ceiling(agreed))
@@ -48,48 +64,41 @@ def _of_ceiling(agreed: Agreed) -> Statement:
     assert agreed.agreement is not None
     found = _told(agreed.agreement)
     if not math.isfinite(agreed.ceiling) or agreed.agreement.sign <= 0:
-        text = f"Two trainings on the same subset do not agree ({found}): subsets of this size make"
-        return Statement(
-            f"{text} no difference that can be measured, or more replicas are due.", False
-        )
+        text = f"Two trainings on the same subset are not shown to agree ({found})"
+        why = "subsets of this size make no difference that can be measured, or more are due"
+        return Statement(f"{text}: {why}.", False)
     text = f"Trainings on the same subset that differ in seeds agree by {found}, so a perfect"
     return Statement(f"{text} prediction would score about {agreed.ceiling:.2f}, not 1.", None)
 
 
 def of_removal(left: Left) -> list[Statement]:
     """Say whose top rows a query depends on."""
-    rise = "raises a query's loss more than leaving out random ones"
-    return _each(
-        (
-            f"Leaving out the top rows {rise}",
-            [row.label for row in left.rows if row.beyond.sign > 0],
-            True,
-        ),
-        (
-            f"Not shown that leaving them out {rise}",
-            [row.label for row in left.rows if row.beyond.sign <= 0],
-            False,
-        ),
+    rise = "a query's loss {} than leaving out random ones"
+    return _signed(
+        {row.label: row.beyond for row in left.rows},
+        f"Leaving out the top rows raises {rise.format('more')}",
+        f"Leaving out the top rows raises {rise.format('less')}",
+        f"Not shown that leaving them out raises {rise.format('more or less')}",
     )
 
 
 def of_patches(rows: list[Patched]) -> list[Statement]:
     """Say whose top rows make a query likelier in one step."""
-    shown = [row.label for row in rows if row.beyond.sign > 0]
-    rest = [row.label for row in rows if row.beyond.sign <= 0]
-    return _each(
-        ("A step on the top rows helps the query more than one on random rows", shown, True),
-        ("Not shown to help more than random rows", rest, False),
+    return _signed(
+        {row.label: row.beyond for row in rows},
+        "A step on the top rows helps the query more than one on random rows",
+        "A step on the top rows helps the query less than one on random rows",
+        "Not shown to help more or less than random rows",
     )
 
 
 def of_detection(rows: list[Detected]) -> list[Statement]:
     """Say which rankings find wrong answers."""
-    shown = [row.label for row in rows if row.auc.low > CHANCE]
-    rest = [row.label for row in rows if not row.auc.low > CHANCE]
-    return _each(
-        ("Put wrong answers above right ones more often than chance", shown, True),
-        ("Not shown to find wrong answers", rest, False),
+    return _signed(
+        {row.label: _beyond(row.auc, CHANCE) for row in rows},
+        "Put wrong answers above right ones more often than chance",
+        "Put wrong answers below right ones more often than chance",
+        "Not shown to find wrong answers",
     )
 
 
@@ -105,9 +114,22 @@ def of_tracing(rows: list[Traced], best_words: str = "bm25") -> list[Statement]:
     return told
 
 
-def _each(*told: tuple[str, list[str], bool]) -> list[Statement]:
-    """Return a sentence for each claim that is made of somebody."""
-    return [Statement(f"{claim}: {', '.join(who)}.", proven) for claim, who, proven in told if who]
+def _signed(
+    family: Mapping[str, Estimate], above: str, below: str, unknown: str
+) -> list[Statement]:
+    """Return a sentence for each claim that is made of somebody: of a sign, or of none."""
+    signs, told = shown(family), []
+    for claim, sign in ((above, 1), (below, -1), (unknown, 0)):
+        who = [label for label in family if signs[label] == sign]
+        if who:
+            told.append(Statement(f"{claim}: {', '.join(who)}.", bool(sign)))
+    return told
+
+
+def _beyond(estimate: Estimate, chance: float) -> Estimate:
+    """Return an estimate from what chance gives; its p is of chance already."""
+    value, low, high, p = estimate
+    return Estimate(value - chance, low - chance, high - chance, p)
 
 
 def _told(estimate: Estimate) -> str:

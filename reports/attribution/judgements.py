@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reports.attribution.agreement import (
+    MIN_SHOWN,
     Draws,
     Estimate,
     ceiling,
@@ -61,8 +62,8 @@ def datamodelling(found: Found, baselines: list[str]) -> Agreed:
     for label in sorted(means, key=means.__getitem__, reverse=True):
         gap = None
         if rival is not None and label != rival:
-            gap = estimate(means[label] - means[rival], again[label] - again[rival])
-        rows.append(Scored(label, estimate(means[label], again[label]), gap))
+            gap = estimate(means[label] - means[rival], again[label] - again[rival], len(actual))
+        rows.append(Scored(label, estimate(means[label], again[label], len(actual)), gap))
     agreed = _agreement(losses, drawn)
     best = ceiling(agreed.value, len(losses)) if agreed else float("nan")
     return Agreed(rows, rival, agreed, best, queries)
@@ -74,7 +75,7 @@ def _agreement(losses: np.ndarray, drawn: Draws) -> Estimate | None:
         return None
     value = np.mean([per_query(losses[a], losses[b]).mean() for a, b in pairs])
     again = np.mean([resampled(losses[a], losses[b], drawn) for a, b in pairs], axis=0)
-    return estimate(float(value), again)
+    return estimate(float(value), again, losses.shape[1])
 
 
 class Removed(NamedTuple):
@@ -113,7 +114,7 @@ def removal(found: Found) -> Left:
     for label, sums in found["sums"].items():
         own = np.array(sums)[random]
         value = float(per_query(own, rises[random]).mean())
-        groups[label] = estimate(value, resampled(own, rises[random], drawn))
+        groups[label] = estimate(value, resampled(own, rises[random], drawn), len(random))
     return Left(rows, float(rises[np.ix_(random, found["queries"])].mean()), groups)
 
 
@@ -162,11 +163,19 @@ def mislabelled(found: Found) -> list[Detected]:
 
 
 def _auc(wrong: np.ndarray, right: np.ndarray) -> Estimate:
-    """Return how often a wrong row lies above a right one, drawing both kinds anew."""
+    """Return how often a wrong row lies above a right one, drawing both kinds anew.
+
+    Its p is Mann and Whitney's, of a ranking that does not tell them apart.
+    """
+    from scipy.stats import mannwhitneyu  # slow to import
+
     above = (wrong[:, None] > right[None, :]) + 0.5 * (wrong[:, None] == right[None, :])
     drawn = draws(len(wrong), len(right), 1000)
     again = np.einsum("bi,ij,bj->b", drawn.subsets, above, drawn.queries, optimize=True)
-    return estimate(float(above.mean()), again / above.size)
+    value, low, high, _ = estimate(float(above.mean()), again / above.size, 0)
+    if len(wrong) < MIN_SHOWN:
+        return Estimate(value, low, high)
+    return Estimate(value, low, high, float(mannwhitneyu(wrong, right).pvalue))
 
 
 class Traced(NamedTuple):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from harness.attribution.evaluate_spec import Evaluating
 from reports.attribution.agreement import (
     Draws,
     ceiling,
@@ -16,6 +17,7 @@ from reports.attribution.agreement import (
     mean_interval,
     per_query,
     resampled,
+    shown,
     spearman,
 )
 
@@ -65,13 +67,39 @@ def test_draws_are_keyed_and_the_same_for_all() -> None:
     assert (one.queries.sum(1) == 3).all()
 
 
-def test_an_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
-    generator, held = np.random.default_rng(0), 0
-    for _ in range(300):
-        found = mean_interval(generator.normal(size=40))
-        held += found.low <= 0 <= found.high
+@pytest.mark.parametrize("size", [Evaluating().removal_queries, Evaluating().facts, 40])
+def test_nothing_is_shown_of_noise_more_often_than_said(size: int) -> None:
+    """At the default sizes, too: one side of 5 % is 2.5 %, within what 4000 draws allow."""
+    generator = np.random.default_rng(0)
+    found = [mean_interval(generator.normal(size=size)) for _ in range(4000)]
 
-    assert 0.90 <= held / 300 <= 0.98
+    assert np.mean([one.sign > 0 for one in found]) == pytest.approx(0.025, abs=0.0075)
+    assert np.mean([one.low <= 0 <= one.high for one in found]) == pytest.approx(0.95, abs=0.01)
+    assert all((one.p <= 0.05) == (one.sign != 0) for one in found)
+
+
+def test_of_few_values_nothing_is_shown() -> None:
+    few = mean_interval(np.array([1.0, 1.1, 0.9, 1.0, 1.05]))
+
+    assert few.low > 0
+    assert few.sign == 0
+    assert estimate(1.0, np.linspace(0.5, 2, 100), 5).sign == 0
+
+
+def test_among_many_labels_nothing_is_shown_by_chance() -> None:
+    """Of 10 rankings of noise some interval leaves zero out in 40 %, and some claim in 5 %."""
+    generator = np.random.default_rng(1)
+    single = family = 0
+    for _ in range(1000):
+        noise = {f"label {i}": mean_interval(generator.normal(size=12)) for i in range(10)}
+        single += any(one.sign for one in noise.values())
+        family += any(shown(noise).values())
+
+    assert single / 1000 > 0.3
+    assert family / 1000 == pytest.approx(0.05, abs=0.02)
+    clear = mean_interval(5 + generator.normal(size=12))
+    assert shown({**noise, "clear": clear})["clear"] == 1
+    assert shown({**noise, "clear": mean_interval(generator.normal(size=12) - 5)})["clear"] == -1
 
 
 def test_one_value_has_no_interval() -> None:
@@ -83,9 +111,9 @@ def test_one_value_has_no_interval() -> None:
 
 
 def test_the_sign_of_an_estimate_is_that_of_its_whole_interval() -> None:
-    assert estimate(1.0, np.linspace(0.5, 2, 100)).sign == 1
-    assert estimate(-1.0, -np.linspace(0.5, 2, 100)).sign == -1
-    assert estimate(0.1, np.linspace(-1, 2, 100)).sign == 0
+    assert estimate(1.0, np.linspace(0.5, 2, 100), 9).sign == 1
+    assert estimate(-1.0, -np.linspace(0.5, 2, 100), 9).sign == -1
+    assert estimate(0.1, np.linspace(-1, 2, 100), 9).sign == 0
 
 
 def test_the_ceiling_is_what_the_truth_itself_scores() -> None:

@@ -138,6 +138,22 @@ def test_the_summary_says_every_part(tmp_path: Path) -> None:
     assert any(re.fullmatch(r"lds: good 0\.\d+ \[0\.\d+, 0\.\d+\]", line) for line in lines)
 
 
+def test_another_step_than_the_last_is_said(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    index = json.loads((folder / "index.json").read_text())
+    assert "Attributed is" not in evaluation.write(folder, tmp_path / "pages").read_text()
+    (folder / "index.json").write_text(json.dumps({**index, "step": 20, "num_steps": 90}))
+
+    text = evaluation.write(folder, tmp_path / "pages").read_text()
+
+    assert "Attributed is the model of step 20, and retrainings are judged at the end" in text
+    assert evaluation.summary(folder)[0].startswith("Attributed is the model of step 20")
+    parts = {name: path for name, path in index["parts"].items() if name == "tail_patch"}
+    alone = {"step": 20, "num_steps": 90, "parts": parts}
+    assert words.of_step(alone) == ""  # no model is trained again for it
+    assert words.of_step({**alone, "step": 90, "parts": {"lds": ""}}) == ""
+
+
 def test_no_evaluation_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no evaluation here"):
         evaluation.write(tmp_path, tmp_path)
@@ -150,5 +166,27 @@ def test_statements_name_what_is_not_shown() -> None:
     assert told[0].text.startswith(
         "A step on the top rows helps the query more than one on random rows"
     )
-    assert not told[1].is_proven
-    assert "random" in told[1].text
+    assert told[1].is_proven  # that it is worse is shown as well
+    assert told[1].text.endswith("helps the query less than one on random rows: backwards.")
+    assert not told[2].is_proven
+    assert told[2].text.endswith("more or less than random rows: random.")
+
+
+def test_what_is_worse_is_not_called_unknown() -> None:
+    """Every part tells better, worse and neither apart."""
+    values = {
+        "up": [1.0] * 8 + [0.0] * 40,
+        "down": [0.0] * 8 + [1.0] * 40,
+        "flat": [0.5] * 48,
+    }
+    found = {"rows": 48, "wrong": list(range(8)), "values": values}
+
+    detected = words.of_detection(judgements.mislabelled(found))
+
+    assert [(one.text.rsplit(": ", 1)[1], one.is_proven) for one in detected] == [
+        ("up.", True),
+        ("down.", True),
+        ("flat.", False),
+    ]
+    few = {**found, "wrong": list(range(4))}
+    assert [one.is_proven for one in words.of_detection(judgements.mislabelled(few))] == [False]
