@@ -66,8 +66,8 @@ class Judged:
         return self.spec.evaluate
 
     @property
-    def estimators(self) -> tuple[str, ...]:
-        """Labels of the estimators that are judged; SpecError for one that [scores] lacks."""
+    def asked(self) -> tuple[str, ...]:
+        """Labels of [scores] that are judged; SpecError for one that it lacks."""
         known = tuple(self.spec.scores.estimators)
         for label in self.options.estimators:
             if label not in known:
@@ -78,9 +78,33 @@ class Judged:
         return self.options.estimators or known
 
     @property
+    def estimators(self) -> tuple[str, ...]:
+        """Those of them that know of gradients."""
+        return tuple(label for label in self.asked if self.kind(label) not in BASELINES)
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The baselines that are asked for, and estimators of [scores] that are no more than that.
+
+        SpecError where an estimator goes by the name of a baseline that it is not.
+        """
+        for label in self.spec.scores.estimators:
+            kind = self.kind(label)
+            if label in BASELINES and kind != label:
+                fix = "give it another label"
+                raise SpecError(f"scores.estimators.{label}: is of kind {kind}, no {label}; {fix}")
+        own = (label for label in self.asked if label not in self.estimators)
+        return tuple(dict.fromkeys((*own, *self.options.baselines)))
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Estimators, then baselines."""
-        return tuple(dict.fromkeys((*self.estimators, *self.options.baselines)))
+        return (*self.estimators, *self.baselines)
+
+    def kind(self, label: str) -> str:
+        """Return what an estimator of [scores] is."""
+        given = self.spec.scores.estimators[label]
+        return given if isinstance(given, str) else str(given["kind"])
 
     def scores(self, label: str) -> NDArray[np.float64]:
         """Return the scores [N, Q] of an estimator or a baseline."""
@@ -92,10 +116,10 @@ class Judged:
         self, label: str, opened: Opened, pool: Pool, queries: Queries
     ) -> NDArray[np.float64]:
         """Return scores [N, Q] on a run's rows; FloatingPointError where one is not finite."""
-        if label in BASELINES:
-            found = BASELINES[label](opened, pool, queries, self.options.seed)
-        else:
+        if label in self.asked:
             found = self.scorer.scores(label, opened, pool, queries)
+        else:
+            found = BASELINES[label](opened, pool, queries, self.options.seed)
         scores = np.asarray(found, dtype=np.float64)
         assert scores.shape == (len(pool), len(queries)), (label, scores.shape)
         bad = np.argwhere(~np.isfinite(scores))

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from harness.attribution.evaluation.retraining import query_losses
-from harness.attribution.opened import open_run
 from harness.errors import SpecError
 from harness.rng import generator
 from harness.spec import Edit
@@ -33,7 +32,7 @@ def measure(judged: Judged) -> Found:
     retraining = judged.retraining()
     spec = retraining.edited(edit)
     retraining.train([spec], "mislabelled")
-    opened = open_run(judged.places.out / "runs" / spec.run_id, source=retraining.spec.model.source)
+    opened = retraining.open(spec)
     own = opened.pool()
     assert own.picks == pool.picks, "an answer that was cut off has come back, or one has gone"
     wrong = {(name, row) for name, pairs in edit.answers.items() for row, _ in pairs}

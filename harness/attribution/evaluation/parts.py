@@ -81,7 +81,7 @@ def evaluate(
     if scorer is None:
         scorer = Stores(spec, places, progress, say)
     judged = Judged(opened, pool, queries, spec, places, progress, say, scorer)
-    labels = {"estimators": judged.estimators, "baselines": spec.evaluate.baselines}
+    labels = {"estimators": judged.estimators, "baselines": judged.baselines}
     folder = places.evaluation
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     files = {}
@@ -101,6 +101,8 @@ def evaluate(
         "run_id": opened.run_id,
         "checkpoint": opened.checkpoint,
         "model_id": opened.model_id,
+        "step": opened.view.step,
+        "num_steps": opened.spec.num_steps,
         "rows": len(pool),
         "queries": list(queries.names),
         **labels,
@@ -122,7 +124,7 @@ def part_key(judged: Judged, part: Part) -> str:
         "options": {name: to_json(getattr(options, name)) for name in OPTIONS[part]},
     }
     if part not in UNSCORED:
-        content["estimators"] = judged.estimators
+        content["estimators"] = judged.asked
         content["scores"] = to_json([spec.scores, spec.factors])
     if part == "choice" and options.choice is not None:
         content["files"] = [_stamp(Path(p)) for p in options.choice.paths]

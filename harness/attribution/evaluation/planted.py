@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from harness.attribution.opened import open_run
 from harness.attribution.queries import Asked, encoded
 from harness.corpus.tokenizer import encode
 from harness.errors import SpecError
@@ -58,7 +57,7 @@ def measure(judged: Judged) -> Found:
     retraining = judged.retraining()
     spec = retraining.edited(edit)
     retraining.train([spec], "planted")
-    opened = open_run(judged.places.out / "runs" / spec.run_id, source=retraining.spec.model.source)
+    opened = retraining.open(spec)
     own = opened.pool()
     wanted = _rows_of(own, pool, domain, options.facts, options.copies)
     queries = encoded(opened, asked, [f"fact-{i:03}" for i in range(1, len(facts) + 1)])

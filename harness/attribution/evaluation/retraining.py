@@ -22,6 +22,8 @@ import torch
 
 from harness.api import Mixer
 from harness.attribution.evaluation.sampled import Sampled
+from harness.attribution.opened import open_run
+from harness.edited import edited
 from harness.errors import SpecError
 from harness.files import read_json, write_json
 from harness.grid import Grid
@@ -66,22 +68,40 @@ class Retraining:
     say: Say
 
     @property
+    def out(self) -> Path:
+        """Return where the run lies, and its corpus: retrainings lie beside it."""
+        return self.opened.folder.parents[1]
+
+    @property
     def seconds(self) -> float:
         """Return how long the run itself trained."""
         header = read_json(self.opened.folder / HEADER)
         return float(header["costs"]["train"]["seconds"])
 
     def edited(self, edit: Edit | None, replica: int = 0) -> RunSpec:
-        """Return the run with other rows; replica 0 has its seeds, each other one its own."""
+        """Return the run with other rows; replica 0 has its seeds, each other one its own.
+
+        SpecError where its rows cannot be edited so.
+        """
         spec = replace(self.spec, edit=edit)
         if not replica:
+            self._check(edit)
             return spec
         seed, data_seed = (key(s, "replica", replica) for s in (spec.seed, spec.data_seed))
         return replace(spec, seed=seed, data_seed=data_seed)
 
+    def _check(self, edit: Edit | None) -> None:
+        """SpecError where a run could not be trained on these rows: known before it is begun."""
+        if edit is None:
+            return
+        try:
+            edited(self.opened.shelf("train"), edit, self.opened.store)
+        except ValueError as error:
+            raise SpecError(f"evaluate: {error}") from None
+
     def train(self, specs: Sequence[RunSpec], label: str) -> None:
         """Train what is not finished; RunFailedError names the first run that failed, and why."""
-        runs = self.places.out / "runs"
+        runs = self.out / "runs"
         distinct = {spec.run_id: spec for spec in specs}
         missing = [spec for run_id, spec in distinct.items() if not _is_finished(runs / run_id)]
         if not missing:
@@ -100,7 +120,7 @@ class Retraining:
 
     def _one_by_one(self, specs: list[RunSpec], advance: Callable[[int], None]) -> None:
         store = self.opened.store
-        runner = Runner(self.places.out, store, _EVERY, lambda _: _Nobody())
+        runner = Runner(self.out, store, _EVERY, lambda _: _Nobody())
         for spec in specs:
             try:
                 runner.ensure(spec)
@@ -112,7 +132,7 @@ class Retraining:
         self, specs: list[RunSpec], jobs: int, label: str, advance: Callable[[int], None]
     ) -> None:
         store, name = self.opened.store, self.places.name
-        site = Site(self.places.out, self.spec.corpus, _EVERY, (), name, corpus_id=store.id)
+        site = Site(self.out, self.spec.corpus, _EVERY, (), name, corpus_id=store.id)
         failed: list[str] = []
 
         def end(task: Task, outcome: Outcome) -> None:
@@ -131,6 +151,10 @@ class Retraining:
         if not completed:
             raise KeyboardInterrupt
 
+    def open(self, spec: RunSpec) -> Opened:
+        """Return a trained run, opened."""
+        return open_run(self.out / "runs" / spec.run_id, source=self.spec.model.source)
+
     def losses(self, specs: Sequence[RunSpec], queries: Queries) -> NDArray[np.float64]:
         """Return the mean loss of each query [R, Q] under each trained run, in nats a token."""
         return np.array([self._losses(spec, queries) for spec in specs])
@@ -140,9 +164,8 @@ class Retraining:
         path = folder / f"{spec.run_id}.json"
         kept = read_json(path)
         if kept is None:
-            model, _ = open_finished(
-                self.places.out / "runs", spec.run_id, source=self.spec.model.source
-            )
+            source = self.spec.model.source
+            model, _ = open_finished(self.out / "runs", spec.run_id, source=source)
             kept = query_losses(model, queries.batch, spec).tolist()
             folder.mkdir(parents=True, exist_ok=True)
             write_json(path, kept)
@@ -185,7 +208,11 @@ def leaving_out(pool: Pool, index: Sequence[int], order: Order) -> Edit:
     gone = {int(i) for i in index}
     if order == "kept":
         return Edit(silent=_by_domain(pool, gone))
-    return Edit(only=_by_domain(pool, set(range(len(pool))) - gone))
+    left = _by_domain(pool, set(range(len(pool))) - gone)
+    # a domain that is not named would keep every row
+    return Edit(
+        only={name: left.get(name, ()) for name in sorted({name for name, _ in pool.picks})}
+    )
 
 
 def _by_domain(pool: Pool, index: set[int]) -> dict[str, tuple[int, ...]]:

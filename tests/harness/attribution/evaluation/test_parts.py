@@ -264,6 +264,7 @@ def test_an_evaluation_is_found_part_by_part(judge: Judge, tiny_run: TinyRun) ->
     assert [one["part"] for one in files] == ["tail_patch", "answers"]
     assert first["estimators"] == ["grad_dot", "backwards"]
     assert first["run_id"] == tiny_run.folder.name
+    assert first["step"] == first["num_steps"] == 40
     assert carry_out(judged.spec)[1] == []  # nothing is scored again
     assert lines[-2:] == [
         f"{part}: found measured ({part_key(judged, part)})" for part in ("tail_patch", "answers")
