@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from harness.stream import Rows
 
 
+TEXTS = 256  # rows that are decoded at once
+
+
 class Shown(NamedTuple):
     """A row as a reader sees it."""
 
@@ -63,6 +66,15 @@ class Pool:
     def shown(self, index: int) -> Shown:
         """Return one row as text."""
         return show(self.batch([index]), self.tokenizer)[0]
+
+    def texts(self, index: Sequence[int] | NDArray[np.int64] | None = None) -> list[Shown]:
+        """Return the rows at `index` as text, all of them by default; nothing of it on a device."""
+        picks = [self.picks[int(i)] for i in (range(len(self)) if index is None else index)]
+        found: list[Shown] = []
+        for first in range(0, len(picks), TEXTS):
+            some = picks[first : first + TEXTS]
+            found += show(self.shelf.batch(some, self.names, "cpu"), self.tokenizer)
+        return found
 
     def only(self, index: Sequence[int] | NDArray[np.int64]) -> Pool:
         """Return a pool of the rows at `index`, in that order."""

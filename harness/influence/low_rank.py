@@ -28,11 +28,6 @@ OVERSAMPLED = 8  # Halko, Martinsson and Tropp, arXiv:0909.4061, section 4.2: 5 
 ROUNDS = 3  # of power iteration, section 4.5: for spectra that fall slowly
 
 
-def applies(prepared: State) -> bool:
-    """Tell whether a prepared state holds query gradients by parameter."""
-    return any(name.startswith(("query:", "left:")) for name in prepared)
-
-
 def low_rank(prepared: State, rank: int) -> State:
     """Return the state with every query gradient at most of this rank, as `left:P`, `right:P`.
 

@@ -36,7 +36,10 @@ def write(folder: Path, out: Path) -> Path:
     keys = figures.colors(
         [*index["estimators"], *index["baselines"], "loss"], [*index["baselines"], "loss"]
     )
-    sections = {part: SECTIONS[part](found, index, keys) for part, found in parts.items()}
+    sections = {
+        part: {**SECTIONS[part](found, index, keys), "masked": words.of_masks(found)}
+        for part, found in parts.items()
+    }
     panels = [panel for section in sections.values() for panel in section["panels"]]
     context = {
         "index": index,
@@ -56,6 +59,7 @@ def summary(folder: Path) -> list[str]:
     index, parts = read(folder)
     lines = [words.of_step(index)] if words.of_step(index) else []
     for part, found in parts.items():
+        lines += [f"{part}: {line}" for line in words.of_masks(found)]
         lines += [f"{part}: {line}" for line in LINES[part](found, index)]
     return lines
 
@@ -89,7 +93,8 @@ def _one_query(
     query = int(np.argsort(scores)[len(scores) // 2])
     losses = np.array(found["losses"]).mean(0)[:, query]
     sums = np.array(found["sums"][own[0]])[:, query]
-    name = index["queries"][query]
+    gone = found.get("masked_queries", [])
+    name = [name for name in index["queries"] if name not in gone][query]
     return [figures.predicted(sums, losses, own[0], name, keys[own[0]])]
 
 

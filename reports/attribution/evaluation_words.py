@@ -38,6 +38,25 @@ def of_step(index: dict[str, Any]) -> str:
     return f"{text} {last}: {', '.join(parts)} say how well its scores tell of that one; {fix}."
 
 
+def of_masks(found: dict[str, Any]) -> list[str]:
+    """Say what a part leaves out, since an estimator had no finite score of it."""
+    told = []
+    for what in ("queries", "facts"):
+        gone = found.get(f"masked_{what}", [])
+        if gone:
+            told.append(
+                f"Without {len(gone)} {what} that an estimator has masked: {', '.join(gone)}."
+            )
+    rows = {name: n for name, n in found.get("masked_rows", {}).items() if n}
+    if found.get("values"):
+        unknown = {name: sum(v is None for v in own) for name, own in found["values"].items()}
+        rows |= {name: n for name, n in unknown.items() if n}
+    if rows:
+        counts = ", ".join(f"{name} {n}" for name, n in rows.items())
+        told.append(f"Masked rows come last and add nothing to a sum: {counts}.")
+    return told
+
+
 def of_subsets(agreed: Agreed, estimators: list[str]) -> list[Statement]:
     """Say which estimators rank subsets better than chance, and better than the best baseline."""
     own = [row for row in agreed.rows if row.label in estimators]

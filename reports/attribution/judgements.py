@@ -154,7 +154,8 @@ def mislabelled(found: Found) -> list[Detected]:
     wrong[found["wrong"]] = True
     rows = []
     for label, values in found["values"].items():
-        own = np.array(values)
+        own = np.array(values, dtype=float)
+        own[np.isnan(own)] = -np.inf  # masked: last
         order = np.argsort(-own, kind="stable")
         curve = np.cumsum(wrong[order]) / wrong.sum()
         recall = float(curve[wrong.sum() - 1])

@@ -75,7 +75,7 @@ def bm25(opened: Opened, pool: Pool, queries: Queries, seed: int) -> NDArray[np.
         fix = 'pip install "steelyard[evaluation]", or leave bm25 out of evaluate.baselines'
         raise SpecError(f"evaluate.baselines: bm25 needs bm25s ({error}); {fix}") from None
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index that it builds
-    texts = [pool.shown(i).text for i in range(len(pool))]
+    texts = [shown.text for shown in pool.texts()]
     options: dict[str, Any] = {"stopwords": None, "show_progress": False, "return_ids": False}
     index = bm25s.BM25()
     index.index(bm25s.tokenize(texts, **options), show_progress=False)
@@ -109,22 +109,20 @@ class Baseline:
 
     def scored(self, opened: Opened, pool: Pool, queries: Queries) -> State:
         """Return every score, and which rows and queries they are of."""
-        total = BASELINES[self.kind](opened, pool, queries, self.seed)
-        every = pool.batch(slice(None))
-        return {
-            "total": torch.from_numpy(total).double(),
-            "rows": _numbers(every),
-            "queries": _numbers(queries.batch),
-        }
+        total = torch.from_numpy(BASELINES[self.kind](opened, pool, queries, self.seed)).double()
+        parts = (range(i, min(i + CHUNK_ROWS, len(pool))) for i in range(0, len(pool), CHUNK_ROWS))
+        rows, row_order = torch.cat([_numbers(pool.batch(part)) for part in parts]).sort()
+        columns, column_order = _numbers(queries.batch).sort()
+        return {"total": total[row_order][:, column_order], "rows": rows, "queries": columns}
 
     def prepare(self, view: View, fitted: State, query: Batch) -> State:
         """Return the columns of these queries."""
-        columns = _places(fitted["queries"], _numbers(query))
+        columns = torch.searchsorted(fitted["queries"], _numbers(query))
         return {"total": fitted["total"][:, columns], "rows": fitted["rows"]}
 
     def score(self, view: View, prepared: State, rows: Batch) -> Scores:
         """Return the scores [N, Q] of these rows."""
-        found = prepared["total"][_places(prepared["rows"], _numbers(rows))]
+        found = prepared["total"][torch.searchsorted(prepared["rows"], _numbers(rows))]
         return Scores(found, about=self.about())
 
     def about(self) -> dict[str, Note]:
@@ -134,10 +132,5 @@ class Baseline:
 
 
 def _numbers(batch: Batch) -> Tensor:
-    """Return domain and row [B, 2], which tell rows apart."""
-    return torch.stack([batch.domains, batch.rows], 1).cpu()
-
-
-def _places(among: Tensor, wanted: Tensor) -> list[int]:
-    known = {tuple(pair): place for place, pair in enumerate(among.tolist())}
-    return [known[tuple(pair)] for pair in wanted.tolist()]
+    """Return domain and row as one number [B], which tells rows apart."""
+    return batch.domains.cpu() * 2**40 + batch.rows.cpu()

@@ -31,6 +31,7 @@ def measure(judged: Judged) -> Found:
             }
             if options.lm_eval:
                 external[one.name] = evaluate(one, options.lm_eval)
+            del one
     return {
         "models": names,
         "shots": shots,

@@ -2,6 +2,9 @@
 
 Scores of an estimator come from its store, made first if it is not there; baselines have none and
 are computed anew, which takes seconds. All are [N, Q], positive where a row is said to help.
+
+What an estimator has masked has no score, and NaN says so. A query that one label knows nothing of
+is left out for all of them; a row of which nothing is known adds nothing to a sum, and comes last.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
 
 from harness.attribution.evaluation.baselines import BASELINES
 from harness.attribution.evaluation.retraining import Retraining, begin
+from harness.attribution.rows import Queries
 from harness.errors import SpecError
 from harness.identity import digest
 
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
     from harness.attribution.opened import Opened
     from harness.attribution.places import Places
     from harness.attribution.progress import Progress
-    from harness.attribution.rows import Pool, Queries
+    from harness.attribution.rows import Pool
     from harness.attribution.spec import Attribution
 
 Say = Callable[[str], None]
@@ -38,12 +43,21 @@ class Scorer(Protocol):
     def scores(
         self, label: str, opened: Opened, pool: Pool, queries: Queries
     ) -> NDArray[np.float32]:
-        """Return the scores [N, Q] of an estimator on a run's rows."""
+        """Return the scores [N, Q] of an estimator on a run's rows; NaN of masked ones, whole."""
 
     def own(
         self, label: str, opened: Opened, pool: Pool, queries: Queries
     ) -> NDArray[np.float32] | None:
-        """Return each row's score on itself [N]; None where that says nothing, as of a cosine."""
+        """Return each row's score on itself [N]; None where that says nothing, as of a cosine.
+
+        NaN of a masked row.
+        """
+
+
+def masked_queries(scores: NDArray[np.float64]) -> list[int]:
+    """Return the queries of which no score [N, Q] is known."""
+    found: list[int] = np.flatnonzero(np.isnan(scores).all(0)).tolist()
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,14 +129,21 @@ class Judged:
     def scores_on(
         self, label: str, opened: Opened, pool: Pool, queries: Queries
     ) -> NDArray[np.float64]:
-        """Return scores [N, Q] on a run's rows; FloatingPointError where one is not finite."""
+        """Return scores [N, Q] on a run's rows, NaN of masked rows and queries.
+
+        FloatingPointError where any other is not finite.
+        """
         if label in self.asked:
             found = self.scorer.scores(label, opened, pool, queries)
         else:
             found = BASELINES[label](opened, pool, queries, self.options.seed)
         scores = np.asarray(found, dtype=np.float64)
         assert scores.shape == (len(pool), len(queries)), (label, scores.shape)
-        bad = np.argwhere(~np.isfinite(scores))
+        unknown = np.isnan(scores)
+        masked = unknown.all(axis=1, keepdims=True) | unknown.all(axis=0, keepdims=True)
+        if masked.all():
+            raise FloatingPointError(f"{label}: every score was masked; see its store")
+        bad = np.argwhere(~np.isfinite(scores) & ~masked)
         if len(bad):
             row, query = bad[0]
             where = f"{label}: {len(bad)} scores are not finite, the first of row {row}"
@@ -140,9 +161,31 @@ class Judged:
         found = self.scorer.own(label, opened, pool, queries)
         if found is None:
             return None
-        if not np.isfinite(found).all():
+        own = np.asarray(found, dtype=np.float64)
+        if np.isinf(own).any() or np.isnan(own).all():
             raise FloatingPointError(f"{label}: a row's score on itself is not finite")
-        return np.asarray(found, dtype=np.float64)
+        return own
+
+    def known(self) -> Judged:
+        """Return the same without the queries that an estimator has masked."""
+        gone = {q for label in self.estimators for q in masked_queries(self.scores(label))}
+        if not gone:
+            return self
+        left = [q for q in range(len(self.queries)) if q not in gone]
+        if not left:
+            raise FloatingPointError("evaluate: every query was masked by some estimator")
+        own = self.queries
+        names, shown = tuple(own.names[q] for q in left), tuple(own.shown[q] for q in left)
+        queries = Queries(
+            own.batch.select(torch.tensor(left)), shown, names, digest([own.id, left])
+        )
+        scores = {label: found[:, left] for label, found in self._scores.items()}
+        return replace(self, queries=queries, _scores=scores)
+
+    def masked(self) -> dict[str, int]:
+        """Return how many rows each label has masked, of those that have."""
+        counts = {label: int(np.isnan(own).all(1).sum()) for label, own in self._scores.items()}
+        return {label: count for label, count in counts.items() if count}
 
     def retraining(self) -> Retraining:
         """Return what trains the run again."""

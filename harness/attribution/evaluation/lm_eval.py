@@ -9,8 +9,12 @@ computed here (harness/attribution/evaluation/multiple_choice.py).
 from __future__ import annotations
 
 import importlib.util
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from harness.errors import SpecError
@@ -26,6 +30,18 @@ def check_installed() -> None:
         raise SpecError(f"evaluate.lm_eval: lm-evaluation-harness is not installed; {fix}")
 
 
+@contextmanager
+def unseeded() -> Iterator[None]:
+    """Put every generator back where it was: the harness seeds Python's, numpy's and torch's."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+
+
 def evaluate(one: Speaking, tasks: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Return metrics and their standard errors, by task; SpecError for what it cannot do."""
     from lm_eval import simple_evaluate
@@ -37,7 +53,7 @@ def evaluate(one: Speaking, tasks: tuple[str, ...]) -> dict[str, dict[str, float
     wrapped = fast(tokenizer_object=one.tokenizer, eos_token=end, pad_token=end, bos_token=end)
     try:
         model = HFLM(pretrained=one.model, tokenizer=wrapped)
-        with torch.random.fork_rng(devices=[]):  # it seeds whatever it finds
+        with unseeded():
             found: Any = simple_evaluate(model=model, tasks=list(tasks), log_samples=False)
     except Exception as error:  # of its tasks, of the hub, of a task's name
         reason = " ".join(str(error).split())[:200]

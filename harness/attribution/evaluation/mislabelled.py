@@ -26,7 +26,10 @@ LOSS = "loss"
 
 
 def measure(judged: Judged) -> Found:
-    """Return which rows of the pool are wrong, and each ranking's value of every row [N]."""
+    """Return which rows of the pool are wrong, and each ranking's value of every row [N].
+
+    None where a row was masked.
+    """
     options, pool = judged.options, judged.pool
     edit = wrong_answers(pool, options.mislabelled, options.seed)
     retraining = judged.retraining()
@@ -36,11 +39,13 @@ def measure(judged: Judged) -> Found:
     own = opened.pool()
     assert own.picks == pool.picks, "an answer that was cut off has come back, or one has gone"
     wrong = {(name, row) for name, pairs in edit.answers.items() for row, _ in pairs}
-    found = {LOSS: query_losses(opened.view.model, own.batch(slice(None)), spec).tolist()}
+    found: dict[str, list[float | None]] = {
+        LOSS: query_losses(opened.view.model, own.batch(slice(None)), spec).tolist()
+    }
     for label in judged.estimators:
         values = judged.self_influence(label, opened, own)
         if values is not None:
-            found[label] = values.tolist()
+            found[label] = [None if np.isnan(value) else float(value) for value in values]
     return {
         "rows": len(pool),
         "share": options.mislabelled,
@@ -55,29 +60,27 @@ def wrong_answers(pool: Pool, share: float, seed: int) -> Edit:
 
     SpecError where rows have no prompts, or a domain has one answer alone.
     """
-    shown = [pool.shown(i) for i in range(len(pool))]
+    shown = pool.texts()
     if not all(one.prompt for one in shown):
         fix = "set prompt and answer of every domain, or leave mislabelled out of evaluate.parts"
         raise SpecError(f"evaluate.mislabelled: rows of plain text have no labels; {fix}")
     keyed = generator(seed, "mislabelled")
     order = torch.randperm(len(pool), generator=keyed).tolist()
     chosen = sorted(order[: max(1, round(share * len(pool)))])
+    rows: dict[str, list[int]] = {}
+    alike: dict[tuple[str, str], list[int]] = {}  # places in `rows`, ascending
+    for (name, row), one in zip(pool.picks, shown, strict=True):
+        own = rows.setdefault(name, [])
+        alike.setdefault((name, one.answer), []).append(len(own))
+        own.append(row)
     answers: dict[str, list[tuple[int, int]]] = {}
     for i in chosen:
         name, row = pool.picks[i]
-        others = [
-            j
-            for j in range(len(pool))
-            if pool.picks[j][0] == name and shown[j].answer != shown[i].answer
-        ]
-        if not others:
+        same = alike[name, shown[i].answer]
+        if len(same) == len(rows[name]):
             raise SpecError(f"evaluate.mislabelled: all rows of {name!r} have the same answer")
-        giver = others[int(torch.randint(len(others), (1,), generator=keyed))]
-        answers.setdefault(name, []).append((row, pool.picks[giver][1]))
+        giver = int(torch.randint(len(rows[name]) - len(same), (1,), generator=keyed))
+        for place in same:  # the giver counts the others alone
+            giver += place <= giver
+        answers.setdefault(name, []).append((row, rows[name][giver]))
     return Edit(answers={name: tuple(pairs) for name, pairs in answers.items()})
-
-
-def ranked(values: list[float]) -> list[int]:
-    """Return the rows, the highest value first."""
-    found: list[int] = np.argsort(-np.array(values), kind="stable").tolist()
-    return found

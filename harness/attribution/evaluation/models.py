@@ -1,6 +1,7 @@
 """The models whose answers are compared: before training, after it, and other finished runs.
 
-Each is opened when its turn comes and let go after it, so that one is in memory at a time.
+Each is opened when its turn comes and let go after it, so that beside the attributed model one is
+in memory at a time: who takes one lets go of it before the next.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ def each(judged: Judged) -> Iterator[Speaking]:
     tokens, device = spec.batch.tokens, opened.view.stream.device
     base = build_model(spec.model, opened.store.vocab_size, tokens, spec.seed).to(device)
     yield Speaking(BASE, base, opened.tokenizer, end)
+    del base
     yield Speaking(TUNED, opened.view.model, opened.tokenizer, end)
     for folder in judged.options.runs:
         run = open_run(Path(folder))
         last = int(run.store.manifest["tokenizer"]["end_of_text"])
         yield Speaking(run.run_id, run.view.model, run.tokenizer, last)
+        del run

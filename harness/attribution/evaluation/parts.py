@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.attribution.evaluation import (
     choosing,
     mislabelled,
+    models,
     planted,
     removal,
     side_by_side,
@@ -26,8 +28,9 @@ from harness.attribution.evaluation import (
     tail_patch,
 )
 from harness.attribution.evaluation.judged import Found, Judged
+from harness.attribution.evaluation.multiple_choice import files
 from harness.attribution.evaluation.scoring import Stores
-from harness.files import read_json, write_json
+from harness.files import write_json
 from harness.identity import digest, to_json
 
 if TYPE_CHECKING:
@@ -40,7 +43,8 @@ if TYPE_CHECKING:
     from harness.attribution.spec import Attribution
 
 INDEX = "index.json"
-FORMAT = 1  # of a part's file; raise it whenever equal options give other numbers
+# Of a part's file; raise it whenever equal options give other numbers.
+FORMATS: dict[Part, int] = {"choice": 2, "planted": 2}
 
 MEASURES: dict[Part, Callable[[Judged], Found]] = {
     "lds": subsets.measure,
@@ -61,6 +65,7 @@ OPTIONS: dict[Part, tuple[str, ...]] = {
     "answers": ("prompts", "max_new_tokens", "runs"),
     "choice": ("choice", "runs", "lm_eval"),
 }
+ON_QUERIES = ("lds", "removal", "tail_patch", "answers")  # parts that look at the run's queries
 UNSCORED = ("choice",)  # parts that no estimator plays a part in
 
 
@@ -84,7 +89,7 @@ def evaluate(
     labels = {"estimators": judged.estimators, "baselines": judged.baselines}
     folder = places.evaluation
     (folder / "parts").mkdir(parents=True, exist_ok=True)
-    files = {}
+    paths = {}
     for part in dict.fromkeys(spec.evaluate.parts):
         key = part_key(judged, part)
         path = folder / "parts" / f"{part}-{key}.json"
@@ -92,10 +97,10 @@ def evaluate(
             say(f"{part}: found measured ({key})")
         else:
             started = time.perf_counter()
-            found = MEASURES[part](judged)
+            found = _measured(judged, part)
             seconds = round(time.perf_counter() - started, 3)
             write_json(path, {"part": part, "key": key, "seconds": seconds, **found})
-        files[part] = str(path.relative_to(folder))
+        paths[part] = str(path.relative_to(folder))
     about = {
         "name": spec.name,
         "run_id": opened.run_id,
@@ -107,15 +112,27 @@ def evaluate(
         "queries": list(queries.names),
         **labels,
     }
-    write_json(folder / INDEX, {**about, "parts": files})
+    write_json(folder / INDEX, {**about, "parts": paths})
     return folder
+
+
+def _measured(judged: Judged, part: Part) -> Found:
+    """Return what a part measures, and what it had to leave out since it was masked."""
+    if part not in ON_QUERIES:
+        return MEASURES[part](judged)
+    known = judged.known()
+    left = [name for name in judged.queries.names if name not in known.queries.names]
+    if left:
+        judged.say(f"{part}: without {len(left)} queries that an estimator has masked")
+    found = MEASURES[part](known)
+    return {"masked_queries": left, "masked_rows": known.masked(), **found}
 
 
 def part_key(judged: Judged, part: Part) -> str:
     """Return the digest of all that a part depends on."""
     options, opened, spec = judged.options, judged.opened, judged.spec
     content: Found = {
-        "format": FORMAT,
+        "format": FORMATS.get(part, 1),
         "part": part,
         "run": [opened.run_id, opened.checkpoint, opened.model_id],
         "pool": judged.pool.id,
@@ -126,17 +143,15 @@ def part_key(judged: Judged, part: Part) -> str:
     if part not in UNSCORED:
         content["estimators"] = judged.asked
         content["scores"] = to_json([spec.scores, spec.factors])
+        if spec.scores.on_nonfinite == "mask":
+            content["masked"] = "is unknown"  # it once stood for 0
+    if "runs" in OPTIONS[part]:  # a run is what it was trained as, and not where it lies
+        content["options"]["runs"] = models.names(judged)
     if part == "choice" and options.choice is not None:
-        content["files"] = [_stamp(Path(p)) for p in options.choice.paths]
+        content["files"] = [_content(path) for path in files(options.choice.paths)]
     return digest(to_json(content))
 
 
-def _stamp(path: Path) -> list[str | int]:
-    """Return what changes with a file, where it is one: a pattern stands for itself."""
-    return [str(path), path.stat().st_size if path.is_file() else 0]
-
-
-def index(folder: Path) -> Found:
-    """Return what the index of an evaluation says."""
-    found: Found = read_json(folder / INDEX)
-    return found
+def _content(path: Path) -> list[str]:
+    """Return the subject that a file is named after, and what is in it."""
+    return [path.stem, blake2b(path.read_bytes(), digest_size=8).hexdigest()]

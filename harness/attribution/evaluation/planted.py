@@ -2,8 +2,9 @@
 
 Invented names are given invented birthplaces in a few words each, the model is trained on these
 rows among its own, and is asked in words that no row has. Each query knows which rows it should
-find (mean reciprocal rank, recall at k; as TrackStar's fact tracing, arXiv:2410.17413). The names
-are in no other row, so matching words is a strong rival here, and a fair one.
+find (mean reciprocal rank, recall at k; as TrackStar's fact tracing, arXiv:2410.17413). Names and
+places are looked for and are in no other row, so matching words is a strong rival here, and a fair
+one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from harness.attribution.evaluation.judged import masked_queries
 from harness.attribution.queries import Asked, encoded
 from harness.corpus.tokenizer import encode
 from harness.errors import SpecError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from harness.attribution.evaluation.judged import Found, Judged
     from harness.attribution.rows import Pool
 
+TRIES = 1000  # for each fact
 ONSETS, VOWELS = "bdfgklmnprstvz", "aeiou"
 QUESTION = ("The town where {name} was born is called", " {place}")
 STATEMENTS = (
@@ -46,7 +49,7 @@ def measure(judged: Judged) -> Found:
     options, pool = judged.options, judged.pool
     if options.copies > len(STATEMENTS):
         raise SpecError(f"evaluate.copies: {options.copies}; at most {len(STATEMENTS)}")
-    facts = invent(options.facts, options.seed)
+    facts = invent(options.facts, options.seed, "\n".join(one.text for one in pool.texts()))
     domain = pool.names[0]
     has_prompts = judged.opened.store.mask(domain, "train") is not None
     rows = stated(facts, options.copies, has_prompts)
@@ -61,13 +64,15 @@ def measure(judged: Judged) -> Found:
     own = opened.pool()
     wanted = _rows_of(own, pool, domain, options.facts, options.copies)
     queries = encoded(opened, asked, [f"fact-{i:03}" for i in range(1, len(facts) + 1)])
+    all_of_them = {n: judged.scores_on(n, opened, own, queries) for n in judged.labels}
+    gone = {q for scores in all_of_them.values() for q in masked_queries(scores)}
     ranks = {}
-    for label in judged.labels:
-        scores = judged.scores_on(label, opened, own, queries)
+    for label, scores in all_of_them.items():
         places = np.argsort(np.argsort(-scores, axis=0, kind="stable"), axis=0) + 1  # [N, Q]
-        ranks[label] = [places[rows, q].tolist() for q, rows in enumerate(wanted)]
+        ranks[label] = [places[own, q].tolist() for q, own in enumerate(wanted) if q not in gone]
     return {
         "rows": len(own),
+        "masked_facts": [facts[q].name for q in sorted(gone)],
         "facts": [{"name": fact.name, "place": fact.place} for fact in facts],
         "copies": options.copies,
         "run_id": spec.run_id,
@@ -75,15 +80,24 @@ def measure(judged: Judged) -> Found:
     }
 
 
-def invent(count: int, seed: int) -> list[Fact]:
-    """Return so many facts of distinct invented names and places."""
-    keyed = generator(seed, "planted facts")
-    found: dict[str, str] = {}
-    while len(found) < count:
-        name, place = (_word(keyed, 3).capitalize() for _ in range(2))
-        if name != place and place not in found.values():
-            found.setdefault(name, place)
-    return [Fact(name, place) for name, place in found.items()]
+def invent(count: int, seed: int, text: str = "") -> list[Fact]:
+    """Return so many facts of distinct invented names and places that `text` does not hold.
+
+    SpecError where there are none.
+    """
+    keyed, known = generator(seed, "planted facts"), text.lower()
+    words: list[str] = []
+    for _ in range(TRIES * count):
+        word = _word(keyed, 3)
+        if word not in known and word not in words:
+            words.append(word)
+        if len(words) == 2 * count:
+            names, places = words[::2], words[1::2]
+            return [
+                Fact(n.capitalize(), p.capitalize()) for n, p in zip(names, places, strict=True)
+            ]
+    fix = "ask for fewer, or leave planted out of evaluate.parts"
+    raise SpecError(f"evaluate.facts: {count} names that no row holds were not found; {fix}")
 
 
 def stated(facts: list[Fact], copies: int, has_prompts: bool) -> tuple[tuple[str, str], ...]:

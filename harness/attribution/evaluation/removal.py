@@ -54,12 +54,12 @@ def measure(judged: Judged) -> Found:
         "whole_run_ids": [spec.run_id for spec in whole],
         "whole": retraining.losses(whole, queries).tolist(),
         "losses": [retraining.losses(replica, queries).tolist() for replica in specs],
-        "sums": {label: (gone @ own).tolist() for label, own in scores.items()},
+        "sums": {label: (gone @ np.nan_to_num(own)).tolist() for label, own in scores.items()},
     }
 
 
 def top(scores: np.ndarray, count: int) -> list[int]:
-    """Return the rows of the highest scores, ties in the pool's order."""
+    """Return the rows of the highest scores, ties in the pool's order, unknown ones last."""
     found: list[int] = np.argsort(-scores, kind="stable")[:count].tolist()
     return found
 

@@ -39,7 +39,7 @@ class Stores:
     def scores(
         self, label: str, opened: Opened, pool: Pool, queries: Queries
     ) -> NDArray[np.float32]:
-        """Return the scores [N, Q] of an estimator on a run's rows.
+        """Return the scores [N, Q] of an estimator on a run's rows; NaN of what was masked.
 
         The spec's own store is taken where it is there; else parts, which nobody reads, are not
         computed.
@@ -49,7 +49,13 @@ class Stores:
         own = plan(opened, pool, queries, whole, label, self.places).folder
         if not (own / ABOUT).exists():
             whole = replace(self.spec, scores=replace(scores, modules=False, tokens=False))
-        return self._store(whole, label, opened, pool, queries).total
+        store = self._store(whole, label, opened, pool, queries)
+        rows, columns = list(store.masked_rows), list(store.masked_queries)
+        if not rows and not columns:
+            return store.total
+        total: NDArray[np.float32] = np.array(store.total)
+        total[rows], total[:, columns] = np.nan, np.nan
+        return total
 
     def own(
         self, label: str, opened: Opened, pool: Pool, queries: Queries
@@ -71,7 +77,13 @@ class Stores:
             rank=None,
         )
         whole = replace(self.spec, scores=asked)
-        return self._store(whole, label, opened, pool, queries).self_rows
+        store = self._store(whole, label, opened, pool, queries)
+        rows = list(store.masked_rows)
+        if store.self_rows is None or not rows:
+            return store.self_rows
+        own: NDArray[np.float32] = np.array(store.self_rows)
+        own[rows] = np.nan
+        return own
 
     def _store(
         self, spec: Attribution, label: str, opened: Opened, pool: Pool, queries: Queries

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from harness.attribution.evaluation import models
 from harness.attribution.evaluation.answers import say_to
 from harness.attribution.evaluation.metrics import measured
@@ -40,11 +42,12 @@ def measure(judged: Judged) -> Found:
     with judged.progress.track(len(names), "answers") as advance:
         for one in models.each(judged):
             spoken = (one.model, one.tokenizer, one.end_of_text)
-            said = say_to(*spoken, prompts, options.max_new_tokens, judged.say)
+            said, name = say_to(*spoken, prompts, options.max_new_tokens, judged.say), one.name
+            del one, spoken
             for row, answer, right in zip(rows, said, rights, strict=True):
-                row["answers"][one.name] = answer
+                row["answers"][name] = answer
                 if right is not None:
-                    row["metrics"][one.name] = measured(answer, right)
+                    row["metrics"][name] = measured(answer, right)
             advance(1)
     for row, q in zip(rows, asked, strict=True):
         row["rows"] = {label: _behind(judged, label, q) for label in judged.estimators}
@@ -66,6 +69,8 @@ def _behind(judged: Judged, label: str, q: int) -> list[dict[str, Any]]:
     """Return the rows that helped a query's answer most."""
     own, found = judged.scores(label)[:, q], []
     for i in top(own, ROWS):
+        if np.isnan(own[i]):
+            continue
         shown = judged.pool.shown(i)
         texts = {"prompt": shown.prompt, "answer": shown.answer}
         cut = {name: text[-SHOWN_CHARACTERS:] for name, text in texts.items()}

@@ -45,7 +45,10 @@ def measure(judged: Judged) -> Found:
         "kept": kept.sum(1).tolist(),
         "run_ids": [[spec.run_id for spec in replica] for replica in specs],
         "losses": losses,
-        "sums": {label: (kept.astype(np.float64) @ own).tolist() for label, own in scores.items()},
+        "sums": {
+            label: (kept.astype(np.float64) @ np.nan_to_num(own)).tolist()
+            for label, own in scores.items()
+        },
     }
 
 

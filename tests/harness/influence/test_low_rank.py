@@ -108,4 +108,3 @@ def test_agreement_falls_with_the_rank(view: RunView) -> None:
     assert lowest < high
     assert low < high
     assert high > 0.99 * len(query.rows)
-    assert low_rank.applies(estimator.prepare(view, {}, query))

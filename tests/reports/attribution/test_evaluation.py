@@ -138,6 +138,27 @@ def test_the_summary_says_every_part(tmp_path: Path) -> None:
     assert any(re.fullmatch(r"lds: good 0\.\d+ \[0\.\d+, 0\.\d+\]", line) for line in lines)
 
 
+def test_what_is_masked_is_said_and_comes_last(tmp_path: Path) -> None:
+    values = {"own": [5.0, 1.0, None, 4.0]}
+    found = {"rows": 4, "wrong": [2], "values": values}
+    (row,) = judgements.mislabelled(found)
+    assert row.auc.value == 0
+    assert row.curve.tolist() == [0, 0, 0, 1]
+    assert words.of_masks(found) == ["Masked rows come last and add nothing to a sum: own 1."]
+
+    folder = made(tmp_path, ("lds",))
+    (path,) = (folder / "parts").iterdir()
+    lds = json.loads(path.read_text())
+    lds["losses"] = np.array(lds["losses"])[:, :, 1:].tolist()
+    lds["sums"] = {label: np.array(own)[:, 1:].tolist() for label, own in lds["sums"].items()}
+    path.write_text(json.dumps({**lds, "masked_queries": ["query-0"], "masked_rows": {"good": 3}}))
+    text = evaluation.write(folder, tmp_path).read_text()
+
+    assert "Without 1 queries that an estimator has masked: query-0." in text
+    assert "Masked rows come last and add nothing to a sum: good 3." in text
+    assert "over 11 queries" in text
+
+
 def test_another_step_than_the_last_is_said(tmp_path: Path) -> None:
     folder = made(tmp_path)
     index = json.loads((folder / "index.json").read_text())

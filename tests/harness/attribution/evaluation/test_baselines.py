@@ -108,3 +108,13 @@ def test_a_baseline_is_scored_into_a_store_like_any_estimator(
     with pytest.raises(SpecError, match=r"^scores\.estimators\.own\.sed"):
         score(opened, pool, queries, wrong, "own", Places(tmp_path, "b"))
     assert [row.row for row in store.rows()] == [row for _, row in pool.picks]
+
+
+def test_rows_are_decoded_many_at_once_as_one_by_one(pool: Pool) -> None:
+    asked = [*range(len(pool)), *range(0, len(pool), 3)] * 5  # more than are decoded at once
+
+    found = pool.texts(asked)
+
+    assert len(found) > 256
+    assert found[: len(pool)] == pool.texts() == [pool.shown(i) for i in range(len(pool))]
+    assert found == [found[i] for i in asked]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import random
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,18 @@ from harness.attribution.evaluation import (
 )
 from harness.attribution.evaluation.answers import generate
 from harness.attribution.evaluation.judged import Judged
+from harness.attribution.evaluation.lm_eval import unseeded
 from harness.attribution.evaluation.metrics import measured
 from harness.attribution.evaluation.parts import INDEX, evaluate, part_key
+from harness.attribution.evaluation.removal import top
+from harness.attribution.opened import open_run
 from harness.attribution.places import Places
 from harness.attribution.query_spec import PromptQueries
-from harness.attribution.rows import Queries, Shown
+from harness.attribution.rows import Pool, Queries, Shown
 from harness.attribution.spec import Attribution
 from harness.errors import SpecError
 from harness.files import read_json
+from harness.model import token_losses
 from tests.harness.attribution.conftest import TinyRun
 from tests.harness.attribution.evaluation.conftest import Direct, Judge
 
@@ -99,7 +106,7 @@ def test_the_step_is_the_runs_own(judge: Judge) -> None:
     assert found == pytest.approx(float(losses.sum() / rows.mask[0].sum()), rel=1e-4)
 
 
-def test_wrong_answers_are_anothers_and_are_found_where_loss_is_high(judge: Judge) -> None:
+def test_wrong_answers_are_anothers_and_every_row_has_its_loss(judge: Judge) -> None:
     judged = some(judge(mislabelled=0.2), 2)
     pool = judged.pool
     edit = mislabelled.wrong_answers(pool, 0.2, 0)
@@ -115,7 +122,26 @@ def test_wrong_answers_are_anothers_and_are_found_where_loss_is_high(judge: Judg
     own = np.array(found["values"]["grad_dot"])
     assert len(own) == len(pool)
     assert (own > 0).all()  # a gradient's product with itself
-    assert mislabelled.ranked([1.0, 3.0, 2.0]) == [1, 2, 0]
+    trained = open_run(judged.places.out / "runs" / found["run_id"])
+    batch = trained.pool().batch(slice(None))
+    with torch.no_grad():
+        own_loss = token_losses(trained.view.model, batch).sum(1) / batch.mask.sum(1)
+    assert np.allclose(found["values"]["loss"], own_loss.numpy(), atol=1e-5)
+
+
+def test_every_other_answer_of_the_domain_can_be_given(pool: Pool) -> None:
+    """Rows by answer are skipped one by one: the giver is uniform among the rows of others."""
+    few = pool.only(range(6))
+    answers = [one.answer for one in few.texts()]
+    given: dict[int, set[int]] = {}
+    for seed in range(80):
+        for row, giver in mislabelled.wrong_answers(few, 0.5, seed).answers["qa"]:
+            given.setdefault(row, set()).add(giver)
+
+    rows = [row for _, row in few.picks]
+    by_row = dict(zip(rows, answers, strict=True))
+    for row in rows:
+        assert given[row] == {other for other in rows if by_row[other] != by_row[row]}
 
 
 def test_plain_text_has_no_labels(judge: Judge) -> None:
@@ -125,14 +151,14 @@ def test_plain_text_has_no_labels(judge: Judge) -> None:
         def __len__(self) -> int:
             return 1
 
-        def shown(self, _: int) -> Any:
-            return Shown("", "text")
+        def texts(self) -> Any:
+            return [Shown("", "text")]
 
     with pytest.raises(SpecError, match="rows of plain text have no labels"):
         mislabelled.wrong_answers(Plain(), 0.5, 0)  # type: ignore[arg-type]
 
 
-def test_invented_facts_are_distinct_and_keyed() -> None:
+def test_invented_facts_are_distinct_keyed_and_in_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = planted.invent(30, seed=1)
 
     assert len({fact.name for fact in facts}) == len({fact.place for fact in facts}) == 30
@@ -141,6 +167,15 @@ def test_invented_facts_are_distinct_and_keyed() -> None:
     pairs = planted.stated(facts[:2], 3, has_prompts=True)
     assert len(pairs) == 6
     assert all(facts[0].name in prompt and facts[0].place in answer for prompt, answer in pairs[:3])
+    known = f"{facts[0].name} and {facts[1].place.upper()}."
+    others = [word for fact in planted.invent(30, seed=1, text=known) for word in fact]
+    assert facts[0].name not in others
+    assert facts[1].place not in others
+    assert len(set(others)) == 60
+    everything = " ".join(a + b for a in "bdfgklmnprstvz" for b in "aeiou")
+    monkeypatch.setattr(planted, "_word", lambda *_: "ba")
+    with pytest.raises(SpecError, match="2 names that no row holds were not found"):
+        planted.invent(2, 0, everything)
     joined = planted.stated(facts[:1], 1, has_prompts=False)
     assert joined == (("", "".join(pairs[0])),)
 
@@ -229,7 +264,6 @@ def test_every_model_chooses(judge: Judge, tmp_path: Path) -> None:
 
 
 def test_lm_eval_that_is_not_installed_is_one_line(judge: Judge) -> None:
-    pytest.importorskip("harness.attribution.evaluation.lm_eval")
     from importlib.util import find_spec
 
     if find_spec("lm_eval") is not None:
@@ -237,6 +271,55 @@ def test_lm_eval_that_is_not_installed_is_one_line(judge: Judge) -> None:
 
     with pytest.raises(SpecError, match=r'pip install "steelyard\[lm-eval\]"'):
         choosing.measure(judge(parts=("choice",), lm_eval=("mmlu",)))
+
+
+def test_no_generator_is_moved_by_what_seeds_them_all() -> None:
+    legacy = np.random.get_state()  # noqa: NPY002
+    before = random.getstate(), legacy[1].tolist(), torch.get_rng_state()  # type: ignore[index]
+
+    with unseeded():
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+
+    assert random.getstate() == before[0]
+    state = np.random.get_state()  # noqa: NPY002
+    assert state[1].tolist() == before[1]  # type: ignore[index]
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_a_model_is_let_go_before_the_next(judge: Judge) -> None:
+    each = models.each(judge())
+    one = next(each)
+    base = weakref.ref(one.model)
+    del one
+
+    assert next(each).name == "fine-tuned"
+    gc.collect()
+    assert base() is None
+
+
+def test_a_part_is_told_by_what_is_in_its_files_and_runs(
+    judge: Judge, tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    path, moved = tmp_path / "law_test.csv", tmp_path / "moved/runs"
+    path.write_text("who?,a,b,c,d,A\n")
+    retraining = judge().retraining()
+    again = retraining.edited(None)
+    retraining.train([again], "again")
+    moved.mkdir(parents=True)
+    folder = tiny_run.out / "runs" / again.run_id
+    (moved / again.run_id).symlink_to(folder, target_is_directory=True)
+    questions = Choice(paths=(str(tmp_path / "*.csv"),))
+    here = judge(parts=("choice",), choice=questions, runs=(str(folder),))
+    there = judge(parts=("choice",), choice=questions, runs=(str(moved / again.run_id),))
+
+    before = part_key(here, "choice")
+
+    assert part_key(there, "choice") == before
+    assert part_key(judge(parts=("choice",), choice=questions), "choice") != before
+    path.write_text("who?,a,b,c,d,B\n")  # as many bytes as before
+    assert part_key(here, "choice") != before
 
 
 def test_choice_needs_questions() -> None:
@@ -287,6 +370,53 @@ def test_scores_that_are_not_finite_are_named(judge: Judge) -> None:
 
     with pytest.raises(FloatingPointError, match="grad_dot: 1 scores are not finite, the first of"):
         judged.scores("grad_dot")
+
+
+class Masking(Direct):
+    """Knows nothing of a row and of a query, by one estimator."""
+
+    def scores(self, label: str, *args: Any) -> np.ndarray:
+        found = np.array(super().scores(label, *args))
+        if label == "backwards":
+            found[4], found[:, 1] = np.nan, np.nan
+        return found
+
+    def own(self, *args: Any) -> np.ndarray | None:
+        found = super().own(*args)
+        if found is None:
+            return None
+        found = np.array(found)
+        found[4] = np.nan
+        return found
+
+
+def test_what_is_masked_is_no_zero(judge: Judge) -> None:
+    """A query without scores is left out for all labels; a row without them comes last."""
+    asked = judge(parts=("tail_patch",), baselines=(), patched=2)
+    judged = replace(some(asked, 3), scorer=Masking(), _scores={})
+    parts = (judged.opened, judged.pool, judged.queries, judged.spec, judged.places)
+    names, lines = judged.queries.names, []
+
+    folder = evaluate(*parts, judged.progress, lines.append, Masking())
+
+    index = read_json(folder / INDEX)
+    found = read_json(folder / index["parts"]["tail_patch"])
+    assert found["masked_queries"] == [names[1]]
+    assert found["masked_rows"] == {"backwards": 1}
+    assert lines == ["tail_patch: without 1 queries that an estimator has masked"]
+    assert {label: len(own) for label, own in found["gains"].items()} == {
+        "grad_dot": 2,
+        "backwards": 2,
+    }
+    known = judged.known()
+    assert known.queries.names == (names[0], names[2])
+    assert known.queries.id != judged.queries.id
+    assert torch.equal(known.queries.batch.inputs, judged.queries.batch.inputs[[0, 2]])
+    assert top(known.scores("backwards")[:, 0], len(judged.pool))[-1] == 4
+    assert np.array_equal(known.scores("grad_dot"), judged.scores("grad_dot")[:, [0, 2]])
+    values = judged.self_influence("grad_dot", judged.opened, judged.pool)
+    assert values is not None
+    assert np.isnan(values).nonzero()[0].tolist() == [4]
 
 
 def test_places_are_the_attributions_own(tmp_path: Path) -> None:

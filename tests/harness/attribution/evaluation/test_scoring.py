@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,6 +52,24 @@ def test_parts_that_nobody_reads_are_not_computed(is_there: bool, judge: Judge) 
 
     folders = [path.parent for path in judged.places.root.glob("scores/*/about.json")]
     assert [(folder / "modules.npy").exists() for folder in folders] == [is_there]
+
+
+def test_masked_scores_are_unknown(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = judge()
+    total, own = np.ones((5, 3), dtype=np.float32), np.ones(5, dtype=np.float32)
+    store = SimpleNamespace(total=total, self_rows=own, masked_rows=[1], masked_queries=[2])
+    monkeypatch.setattr(Stores, "_store", lambda *_: store)
+    stores = Stores(judged.spec, judged.places, judged.progress, lambda _: None)
+    where = (judged.opened, judged.pool, judged.queries)
+
+    found, alone = stores.scores("grad_dot", *where), stores.own("grad_dot", *where)
+
+    assert np.isnan(found[1]).all()
+    assert np.isnan(found[:, 2]).all()
+    assert np.isfinite(np.delete(found[:, :2], 1, 0)).all()
+    assert alone is not None
+    assert np.isnan(alone).tolist() == [False, True, False, False, False]
+    assert np.isfinite(total).all()  # the store's own
 
 
 def test_rows_have_scores_on_themselves_where_they_mean_something(judge: Judge) -> None:
