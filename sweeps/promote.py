@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.errors import SpecError
 from harness.files import whole_file
-from harness.runner import git_state
+from harness.run_header import git_state
 from harness.specfile import build_ablation
 from sweeps.findings import best, eligible, front
 from sweeps.space import nested

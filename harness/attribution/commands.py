@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness import attribution_forms as forms
 from harness.attribution.places import Places
 from harness.attribution.spec import Attribution
+from harness.errors import SpecError
 from harness.specfile import build, override, read_spec
 
 if TYPE_CHECKING:
@@ -113,7 +114,12 @@ def _fit(desk: Desk) -> None:
     from harness.attribution.scorers import needed_factors
 
     choice = getattr(desk.command, "on_nonfinite", None)
-    for table in needed_factors(desk.spec) or [desk.spec.factors]:
+    tables = needed_factors(desk.spec) or [desk.spec.factors]
+    asked = desk.spec.factors.strategy
+    if asked not in (table.strategy for table in tables):
+        fix = f'add "{asked}" to scores.estimators'
+        desk.say(f"note: no estimator uses factors.strategy = {asked!r}, so it is left; {fix}")
+    for table in tables:
         factors = table if choice is None else replace(table, on_nonfinite=choice)
         folder = fit(desk.opened, desk.pool, factors, desk.places, desk.progress, desk.say)
         desk.console.print(health_table(folder))
@@ -158,7 +164,9 @@ def _score(desk: Desk) -> None:
 def _top(desk: Desk) -> None:
     tables = importlib.import_module("reports.attribution.top_table")
     stores = desk.stores(getattr(desk.command, "estimator", ()))
-    k = getattr(desk.command, "k", 5)
+    k = min(getattr(desk.command, "k", 5), stores[0].about["num_rows"])
+    if k < 1:
+        raise SpecError(f"--k: {k}; show at least one row at either end")
     names = getattr(desk.command, "queries", ())
     desk.console.print(tables.table(stores[0], k, tuple(names)))
     page = importlib.import_module("reports.attribution.top").write(stores, desk.places.pages, k)

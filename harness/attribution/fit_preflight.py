@@ -14,6 +14,7 @@ import torch
 from harness.attribution.fit_work import Work, guarded
 from harness.attribution.nonfinite import UnsoundError
 from harness.cross_entropy import cross_entropy
+from harness.errors import SpecError
 from harness.files import read_json, write_json
 from harness.influence.fisher import countable
 from harness.influence.gradients import refuse_non_finite
@@ -37,6 +38,10 @@ def preflight(work: Work) -> None:
     looked = kept[
         np.unique(np.linspace(0, len(kept) - 1, min(len(kept), BATCHES * size), dtype=int))
     ]
+    if not len(kept):
+        first = work.decisions.log[0]["because"] if work.decisions.log else "no row has a target"
+        fix = "mend the model, delete the folder and fit again"
+        raise SpecError(f"{work.folder}: no row is left; first blame: {first}; {fix}")
     with work.progress.track(len(kept) + len(looked), "preflight") as advance:
         targets = 0
         for low in range(0, len(kept), 1024):

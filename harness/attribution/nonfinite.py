@@ -42,6 +42,9 @@ class UnsoundError(SpecError, FloatingPointError):
         self.stage, self.name, self.helps = stage, name, helps
 
 
+NAMED = 5  # rows that a sentence names
+
+
 @dataclass
 class Decisions:
     """What was decided so far in one fit."""
@@ -122,8 +125,9 @@ def decide(
 def _mask(decisions: Decisions, rows: list[tuple[str, int]]) -> str:
     new = [list(row) for row in rows if list(row) not in decisions.masked]
     decisions.masked += new
-    told = ", ".join(f"row {row} of {domain!r}" for domain, row in new)
-    return f"left out {told}" if new else ""
+    told = ", ".join(f"row {row} of {domain!r}" for domain, row in new[:NAMED])
+    more = f" and {len(new) - NAMED} more rows" if len(new) > NAMED else ""
+    return f"left out {told}{more}" if new else ""
 
 
 def _retry(decisions: Decisions, stage: str) -> str:

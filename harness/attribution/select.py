@@ -87,7 +87,10 @@ def select(
     kept = {pick: weight for pick, weight in weights.items() if weight > 0}
     if not kept:
         raise SpecError(f"select: no row is left of {len(picks)}; keep more")
-    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"--to: {to.parent} cannot be made: {error.strerror}") from None
     files, sampling = select_files.write_rows(to, kept, worth, rows, options, opened)
     held_back = (
         {}

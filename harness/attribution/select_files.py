@@ -117,6 +117,7 @@ def write_spec(
     sampling: dict[str, float],
 ) -> None:
     """Write the [domains] that read all of it."""
-    text = select_spec.spec_text(files, held_back, sampling)
+    provenance = to.with_suffix(".provenance.json").name
+    text = select_spec.spec_text(files, held_back, sampling, provenance)
     with whole_file(to.with_suffix(".toml")) as file:
         file.write(text.encode())

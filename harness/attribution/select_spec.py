@@ -73,11 +73,10 @@ def spec_text(
     files: dict[str, dict[str, Any]],
     held_back: dict[str, dict[str, dict[str, Any]]],
     sampling: dict[str, float],
+    provenance: str,
 ) -> str:
     """Return TOML: a domain per file of rows; tiers share an untrained one with other splits."""
-    first = next(iter(files.values()))["path"]
-    stem = first.stem if not sampling else first.stem.rsplit("-", 2)[0]
-    parts = [HEADING.format(provenance=f"{stem}.provenance.json")]
+    parts = [HEADING.format(provenance=provenance)]
     for name, facts in files.items():
         splits = {"train": facts["path"]}
         if not sampling:

@@ -84,7 +84,9 @@ def train(
         folder = _ensure(spec, run, _Desk(store, places, progress, mirror))
     chosen = choose(folder, spec.training.attribute)
     places.root.mkdir(parents=True, exist_ok=True)
-    state = {"folder": str(folder.resolve()), **_told(chosen), "asked": asked(spec)}
+    own = spec.run is None  # a folder inside of OUT goes where OUT goes
+    where = str(folder.relative_to(places.out) if own else folder.resolve())
+    state = {"folder": where, **_told(chosen), "asked": asked(spec)}
     write_json(places.state, state)
     return chosen
 
@@ -201,12 +203,14 @@ def open_chosen(spec: Attribution, places: Places) -> Opened:
     if state is None:
         raise SpecError(f"{places.root}: nothing is trained yet; `steelyard attribute train` first")
     now = asked(spec)
+    if "asked" not in state:
+        raise SpecError(f"{places.state}: of an earlier version; `steelyard attribute train` again")
     changed = [name for name in now if state["asked"].get(name) != now[name]]
     if changed:
         what = f"was trained with other settings ({', '.join(changed)})"
         fix = "give every stage the same spec and options, or `steelyard attribute train` again"
         raise SpecError(f"{places.state}: {what}; {fix}")
-    chosen = choose(Path(state["folder"]), spec.training.attribute)
+    chosen = choose(places.out / state["folder"], spec.training.attribute)
     opened = open_run(chosen.folder, chosen.checkpoint)
     if opened.view.step != chosen.step:
         raise SpecError(

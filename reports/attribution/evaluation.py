@@ -148,6 +148,8 @@ SECTIONS = {
 
 
 def _interval(estimate: Any) -> str:
+    if estimate.low != estimate.low:
+        return f"{estimate.value:.3f} (too few for an interval)"
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 

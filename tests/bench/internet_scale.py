@@ -62,6 +62,7 @@ class Assumed:
     eval_every: int = 1000
     eval_rows: int = 256
     """Of each domain."""
+    refresh_every: int = 100  # steps; the default's formula would allow more at so many rows
     save_minutes: float = 30.0
 
     @property
@@ -179,7 +180,7 @@ def methods(a: Assumed) -> Iterator[Line]:
     ours = Influence()
     # two forwards of every candidate; of a probe row a gradient, which is three
     per_refresh = 2 * ours.rows * a.domains + 3 * ours.probe_rows
-    every = max(ours.every, math.ceil(20 * per_refresh / a.rows))
+    every = a.refresh_every
     refresh = per_refresh / (3 * a.rows * every)
     round_rows = 32 * a.domains
     yield "static, temperature, UniMax, ODM, ADO", "0 (ADO: seconds of CPU a fit)"

@@ -79,11 +79,7 @@ def speak(
     for number, tokens in enumerate(encoded):
         if not tokens:
             raise SpecError(f"prompts: number {number + 1} is empty; write it, or remove it")
-    room = context_length(model) - max_new_tokens
-    if room < 1:
-        size = f"{max_new_tokens} new tokens do not fit beside a prompt"
-        fix = "lower max_new_tokens, or train with more batch.tokens"
-        raise SpecError(f"answers: {size} in a context of {room + max_new_tokens}; {fix}")
+    room = room_for_prompts(model, max_new_tokens)
     long = sum(len(tokens) > room for tokens in encoded)
     if long:
         say(f"answers: {long} of {len(encoded)} prompts were cut to their last {room} tokens")
@@ -98,6 +94,16 @@ def speak(
         ):
             answers[i] = Said(_added(tokenizer, encoded[i], new), len(new) < max_new_tokens)
     return answers
+
+
+def room_for_prompts(model: nn.Module, max_new_tokens: int) -> int:
+    """Return how many tokens of a prompt fit beside an answer; SpecError where none does."""
+    room = context_length(model) - max_new_tokens
+    if room < 1:
+        size = f"{max_new_tokens} new tokens do not fit beside a prompt"
+        fix = "lower max_new_tokens, or train with more batch.tokens"
+        raise SpecError(f"answers: {size} in a context of {room + max_new_tokens}; {fix}")
+    return room
 
 
 def context_length(model: nn.Module) -> int:

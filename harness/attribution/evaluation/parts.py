@@ -27,8 +27,9 @@ from harness.attribution.evaluation import (
     subsets,
     tail_patch,
 )
+from harness.attribution.evaluation.answers import room_for_prompts
 from harness.attribution.evaluation.judged import Found, Judged
-from harness.attribution.evaluation.multiple_choice import files
+from harness.attribution.evaluation.multiple_choice import files, read_questions
 from harness.attribution.evaluation.scoring import Stores
 from harness.files import write_json
 from harness.identity import digest, to_json
@@ -89,6 +90,7 @@ def evaluate(
     labels = {"estimators": judged.estimators, "baselines": judged.baselines}
     folder = places.evaluation
     (folder / "parts").mkdir(parents=True, exist_ok=True)
+    _check(judged)
     paths = {}
     for part in dict.fromkeys(spec.evaluate.parts):
         key = part_key(judged, part)
@@ -126,6 +128,19 @@ def _measured(judged: Judged, part: Part) -> Found:
         judged.say(f"{part}: without {len(left)} queries that an estimator has masked")
     found = MEASURES[part](known)
     return {"masked_queries": left, "masked_rows": known.masked(), **found}
+
+
+def _check(judged: Judged) -> None:
+    """Refuse what a part cannot do before any part takes its time."""
+    options = judged.options
+    if {"answers", "choice"} & set(options.parts):
+        models.names(judged)
+    if "answers" in options.parts:
+        room_for_prompts(judged.opened.view.model, options.max_new_tokens)
+    if "choice" in options.parts and options.choice is not None:
+        read_questions(options.choice)
+    if "mislabelled" in options.parts:
+        mislabelled.wrong_answers(judged.pool, options.mislabelled, options.seed)
 
 
 def part_key(judged: Judged, part: Part) -> str:

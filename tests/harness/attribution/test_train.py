@@ -79,7 +79,7 @@ def test_the_command_trains_an_epoch_of_documents_and_chooses_a_checkpoint(
     printed = capsys.readouterr().out
     places = Places(out, "tiny")
     state = json.loads(places.state.read_text())
-    folder = Path(state["folder"])
+    folder = out / state["folder"]
     header = json.loads((folder / "run.json").read_text())
     rows = header["train_rows"]["qa"]
     assert header["num_steps"] == -(-30 * rows // 8)
