@@ -90,7 +90,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=400)
-    assert process.returncode == 0, stderr
+    assert process.returncode == 0, stdout + stderr
     (folder / "told.txt").write_text(stdout + stderr)
     return folder
 

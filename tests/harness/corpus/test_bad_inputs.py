@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-import harness.ablate
+import harness.labor
 from harness.cli import main
 from harness.corpus.sources import streams
 
@@ -361,7 +361,7 @@ def test_bad_input_gets_one_clear_line(
     data = tmp_path / "data"
     data.mkdir()
     monkeypatch.chdir(data)
-    monkeypatch.setattr(harness.ablate, "Grid", NoGrid)
+    monkeypatch.setattr(harness.labor, "Grid", NoGrid)
     if case is CASES["one-endless-line"]:
         monkeypatch.setattr(streams, "MAX_LINE_CHARACTERS", 5000)  # 64 million take a while
     case.make(data)
