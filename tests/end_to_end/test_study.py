@@ -54,13 +54,16 @@ def children(process: int) -> list[int]:
 
 
 def running(path: Path) -> int:
-    """Return how many trials are being carried out, by the database alone."""
+    """Return how many running trials have given a sign of life, by the database alone.
+
+    One whose worker dies before it has given any is known to be nobody's: `study retry` has it.
+    """
     if not path.exists():
         return 0
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30) as base:
         try:
-            return int(base.execute("select count(*) from trials where state = 'RUNNING'")
-                       .fetchone()[0])  # fmt: skip
+            asked = "select count(*) from trials join trial_heartbeats using (trial_id)"
+            return int(base.execute(f"{asked} where state = 'RUNNING'").fetchone()[0])
         except sqlite3.OperationalError:
             return 0  # no table yet
 
