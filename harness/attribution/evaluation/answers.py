@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from harness.attribution.rows import parted
 from harness.corpus.tokenizer import encode
 from harness.errors import SpecError
 
@@ -40,20 +41,7 @@ def generate(
     model, an empty prompt, or a context without room for one token of a prompt beside the answer.
     """
     end = int(opened.store.manifest["tokenizer"]["end_of_text"])
-    return say_to(opened.view.model, opened.tokenizer, end, prompts, max_new_tokens, say)
-
-
-def say_to(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    end_of_text: int,
-    prompts: Sequence[str],
-    max_new_tokens: int = 64,
-    say: Callable[[str], None] = print,
-    batch_rows: int = BATCH_ROWS,
-) -> list[str]:
-    """Return what `model` says to each prompt; as `generate`, for any model and its tokenizer."""
-    said = speak(model, tokenizer, end_of_text, prompts, max_new_tokens, say, batch_rows)
+    said = speak(opened.view.model, opened.tokenizer, end, prompts, max_new_tokens, say)
     return [one.text for one in said]
 
 
@@ -92,7 +80,10 @@ def speak(
         for i, new in zip(
             chosen, _continue(speaker, rows, end_of_text, max_new_tokens), strict=True
         ):
-            answers[i] = Said(_added(tokenizer, encoded[i], new), len(new) < max_new_tokens)
+            answers[i] = Said(
+                parted(tokenizer, encoded[i] + new, len(encoded[i])).answer,
+                len(new) < max_new_tokens,
+            )
     return answers
 
 
@@ -148,9 +139,3 @@ def _continue(
         )
     new = [row[width:] for row in found.tolist()]
     return [row[: row.index(end)] if end in row else row for row in new]
-
-
-def _added(tokenizer: Tokenizer, prompt: list[int], new: list[int]) -> str:
-    """Return what the new tokens add to the text: some tokenizers drop a first blank otherwise."""
-    before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + new)
-    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)

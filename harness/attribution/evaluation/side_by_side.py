@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.attribution.evaluation import models
-from harness.attribution.evaluation.answers import say_to
+from harness.attribution.evaluation.answers import speak
 from harness.attribution.evaluation.metrics import measured
 from harness.attribution.evaluation.removal import spread, top
 from harness.attribution.query_spec import PromptQueries
@@ -42,12 +42,12 @@ def measure(judged: Judged) -> Found:
     with judged.progress.track(len(names), "answers") as advance:
         for one in models.each(judged):
             spoken = (one.model, one.tokenizer, one.end_of_text)
-            said, name = say_to(*spoken, prompts, options.max_new_tokens, judged.say), one.name
+            said, name = speak(*spoken, prompts, options.max_new_tokens, judged.say), one.name
             del one, spoken
             for row, answer, right in zip(rows, said, rights, strict=True):
-                row["answers"][name] = answer
+                row["answers"][name] = answer.text
                 if right is not None:
-                    row["metrics"][name] = measured(answer, right)
+                    row["metrics"][name] = measured(answer.text, right)
             advance(1)
     for row, q in zip(rows, asked, strict=True):
         row["rows"] = {label: _behind(judged, label, q) for label in judged.estimators}
