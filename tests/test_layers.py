@@ -62,6 +62,7 @@ ONE_DOOR = {
     "datasets": {"harness/corpus/sources/hub.py"},
     "pyarrow": {"harness/corpus/sources/arrow.py", "harness/commands/glance.py"},
     "datasketch": {"harness/corpus/near_duplicates.py"},
+    "fastokens": {"harness/corpus/fast_encoding.py"},
     "tokenizers": {"harness/corpus/tokenizer.py"},
     "plotly": {
         "reports/attribution/curves.py",

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.corpus.fast_encoding import fast_encoder
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
@@ -64,11 +66,14 @@ def from_merges(vocab: Path, merges: Path) -> Tokenizer:
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int64]]:
     """Return the tokens of each text, without the end-of-text token."""
     tokenizer.encode_special_tokens = True  # "<|endoftext|>" inside a text is text
-    tokens = []
-    for start in range(0, len(texts), BATCH):
-        batch = tokenizer.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)
-        tokens += [np.array(encoding.ids, np.int64) for encoding in batch]
-    return tokens
+
+    def by_library(batch: Sequence[str]) -> list[NDArray[np.int64]]:
+        found = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int64) for encoding in found]
+
+    some = fast_encoder(tokenizer, texts, by_library) or by_library
+    batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
+    return [tokens for batch in batches for tokens in some(batch)]
 
 
 def encode_with_bytes(

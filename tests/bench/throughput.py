@@ -128,7 +128,7 @@ def grid(pairs: int, steps: int, cores: int) -> Iterator[Row]:
 
 
 def tokenizing(repeats: int) -> Iterator[Row]:
-    """Time a BPE trained here on code and licences, by the tokenizers library on all cores."""
+    """Time encoding by a BPE trained here on code and licences, on all cores."""
     texts = [
         document.text
         for package in ("sympy", "licensedcode-data")
