@@ -71,7 +71,7 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -
     return Paired(differences=differences, mean=mean, sd=sd, low=low, high=high)
 
 
-def t_quantile(freedom: int, confidence: float = 0.95) -> float:
+def t_quantile(freedom: float, confidence: float = 0.95) -> float:
     """Return the half-width, in standard errors, of a two-sided t interval."""
     return float(special.stdtrit(freedom, (1 + confidence) / 2))
 

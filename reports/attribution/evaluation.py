@@ -12,7 +12,7 @@ from harness.files import read_json
 from reports import pages
 from reports.attribution import evaluation_figures as figures
 from reports.attribution import evaluation_words as words
-from reports.attribution import judgements, model_judgements
+from reports.attribution import judgements, model_judgements, removal
 from reports.attribution.evaluation_figures import Dot
 from reports.figures import Panel
 
@@ -99,11 +99,17 @@ def _one_query(
 
 
 def _removal(found: Any, index: dict[str, Any], keys: dict[str, str]) -> Section:
-    left = judgements.removal(found)
+    left = removal.removal(found)
     rows = [_dot(row.label, row.beyond, index) for row in left.rows]
     axis = "rise beyond random groups, nats a token"
     panel = figures.dots("removal", "Without the top rows", axis, rows, keys)
-    return {"left": left, "panels": [panel], "statements": words.of_removal(left)}
+    shared = words.of_shared(left, len(found["queries"]))
+    return {
+        "left": left,
+        "panels": [panel],
+        "statements": words.of_removal(left),
+        "shared": shared,
+    }
 
 
 def _patches(found: Any, index: dict[str, Any], keys: dict[str, str]) -> Section:
@@ -163,8 +169,9 @@ def _subset_lines(found: Any, index: dict[str, Any]) -> list[str]:
 
 
 def _removal_lines(found: Any, index: dict[str, Any]) -> list[str]:
-    left = judgements.removal(found)
-    return [f"{row.label} {_interval(row.beyond)} beyond random groups" for row in left.rows]
+    left = removal.removal(found)
+    lines = [f"{row.label} {_interval(row.beyond)} beyond random groups" for row in left.rows]
+    return [*lines, *words.of_shared(left, len(found["queries"]))]
 
 
 def _patch_lines(found: Any, index: dict[str, Any]) -> list[str]:

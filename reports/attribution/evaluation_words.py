@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from reports import notation
 from reports.attribution.agreement import Estimate, shown
-from reports.attribution.judgements import Agreed, Detected, Left, Patched, Traced
+from reports.attribution.judgements import Agreed, Detected, Patched, Traced
+from reports.attribution.removal import Left
 
 CHANCE = 0.5  # the AUC of a ranking that knows nothing
 
@@ -99,6 +100,16 @@ def of_removal(left: Left) -> list[Statement]:
         f"Leaving out the top rows raises {rise.format('less')}",
         f"Not shown that leaving them out raises {rise.format('more or less')}",
     )
+
+
+def of_shared(left: Left, num_queries: int) -> list[str]:
+    """Say where several queries have the same top rows, so that one run stands for them."""
+    shared = {row.label: row.distinct for row in left.rows if row.distinct < num_queries}
+    if not shared:
+        return []
+    counts = ", ".join(f"{label} {distinct}" for label, distinct in shared.items())
+    told = f"Queries with the same top rows are one retraining and count once: {counts}"
+    return [f"{told} of {num_queries} queries."]
 
 
 def of_patches(rows: list[Patched]) -> list[Statement]:

@@ -78,46 +78,6 @@ def _agreement(losses: np.ndarray, drawn: Draws) -> Estimate | None:
     return estimate(float(value), again, losses.shape[1])
 
 
-class Removed(NamedTuple):
-    """What leaving an estimator's top rows out did to their queries, in nats a token."""
-
-    label: str
-    rise: Estimate
-    beyond: Estimate
-    """Beyond what random groups of the same size did to the same queries."""
-
-
-class Left(NamedTuple):
-    """The part removal."""
-
-    rows: list[Removed]
-    random: float
-    """Mean rise of the same queries without random groups."""
-    groups: dict[str, Estimate]
-    """Label -> rank correlation over random groups (leave-k-out)."""
-
-
-def removal(found: Found) -> Left:
-    """Return what the part removal says."""
-    whole = np.array(found["whole"]).mean(0)  # [Q]
-    rises = np.array(found["losses"]).mean(0) - whole  # [G, Q]
-    kinds = found["groups"]
-    random = [g for g, facts in enumerate(kinds) if facts["kind"] == "random"]
-    rows = []
-    for label in found["sums"]:
-        own = [(g, facts["query"]) for g, facts in enumerate(kinds) if facts["label"] == label]
-        rise = np.array([rises[g, q] for g, q in own])
-        control = np.array([rises[random, q].mean() for _, q in own])
-        rows.append(Removed(label, mean_interval(rise), mean_interval(rise - control)))
-    rows.sort(key=lambda row: -row.beyond.value)
-    drawn, groups = draws(len(random), rises.shape[1]), {}
-    for label, sums in found["sums"].items():
-        own = np.array(sums)[random]
-        value = float(per_query(own, rises[random]).mean())
-        groups[label] = estimate(value, resampled(own, rises[random], drawn), len(random))
-    return Left(rows, float(rises[np.ix_(random, found["queries"])].mean()), groups)
-
-
 class Patched(NamedTuple):
     """What a step on the top rows did to their query, in nats a token."""
 

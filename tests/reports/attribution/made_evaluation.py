@@ -110,7 +110,7 @@ def _removal(generator: np.random.Generator) -> dict[str, Any]:
         "order": "kept",
         "groups": facts,
         "queries": chosen,
-        "run_ids": [["ef" * 8] * len(facts)] * 2,
+        "run_ids": [[f"{r}{g:015x}" for g in range(len(facts))] for r in range(2)],
         "whole_run_ids": ["01" * 8, "02" * 8],
         "whole": whole.tolist(),
         "losses": np.broadcast_to(2 + rise, (2, *rise.shape)).tolist(),
