@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.attribution.evaluation import models
 from harness.attribution.evaluation.lm_eval import check_installed, evaluate
-from harness.attribution.evaluation.multiple_choice import judge, read_questions
+from harness.attribution.evaluation.multiple_choice import judge
 
 if TYPE_CHECKING:
     from harness.attribution.evaluation.judged import Found, Judged
@@ -17,7 +17,7 @@ def measure(judged: Judged) -> Found:
     options, names = judged.options, models.names(judged)
     if options.lm_eval:
         check_installed()
-    questions = read_questions(options.choice) if options.choice else []
+    questions = judged.questions
     shots = options.choice.shots if options.choice else 0
     found: dict[str, Any] = {}
     external: dict[str, Any] = {}

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from harness.attribution.evaluation.baselines import BASELINES
+from harness.attribution.evaluation.multiple_choice import Question, read_questions
 from harness.attribution.evaluation.retraining import Retraining, begin
 from harness.attribution.rows import Queries
 from harness.errors import SpecError
@@ -78,6 +80,11 @@ class Judged:
     def options(self) -> Evaluating:
         """The spec's table [evaluate]."""
         return self.spec.evaluate
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """Multiple-choice questions, read once: what is measured is what the key tells."""
+        return read_questions(self.options.choice) if self.options.choice else []
 
     @property
     def asked(self) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Every part of an evaluation, found or measured, and the file that says which are current.
 
 A part is one JSON file named by the digest of all that it depends on, so that a changed option
-repeats the parts that it is about and no other. Inside of a part, retrainings and their losses are
-found one by one: what is killed goes on where it was.
+repeats the parts that it is about and no other. What it reads is told by its content, wherever it
+lies. Inside of a part, retrainings and their losses are found one by one: what is killed goes on
+where it was.
 
     parts/PART-KEY.json   numbers as they were measured, without statistics
     losses/QUERIES/RUN.json   mean loss of each query under one retraining
@@ -13,8 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.attribution.evaluation import (
@@ -29,12 +28,13 @@ from harness.attribution.evaluation import (
 )
 from harness.attribution.evaluation.answers import room_for_prompts
 from harness.attribution.evaluation.judged import Found, Judged
-from harness.attribution.evaluation.multiple_choice import files, read_questions
 from harness.attribution.evaluation.scoring import Stores
 from harness.files import write_json
 from harness.identity import digest, to_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness.attribution.evaluate_spec import Part
     from harness.attribution.evaluation.judged import Say, Scorer
     from harness.attribution.opened import Opened
@@ -137,8 +137,8 @@ def _check(judged: Judged) -> None:
         models.names(judged)
     if "answers" in options.parts:
         room_for_prompts(judged.opened.view.model, options.max_new_tokens)
-    if "choice" in options.parts and options.choice is not None:
-        read_questions(options.choice)
+    if "choice" in options.parts:
+        _ = judged.questions  # read
     if "mislabelled" in options.parts:
         mislabelled.wrong_answers(judged.pool, options.mislabelled, options.seed)
 
@@ -162,11 +162,7 @@ def part_key(judged: Judged, part: Part) -> str:
             content["masked"] = "is unknown"  # it once stood for 0
     if "runs" in OPTIONS[part]:  # a run is what it was trained as, and not where it lies
         content["options"]["runs"] = models.names(judged)
-    if part == "choice" and options.choice is not None:
-        content["files"] = [_content(path) for path in files(options.choice.paths)]
+    if part == "choice" and options.choice is not None:  # not where the questions came from
+        asked = {"questions": digest(judged.questions), "shots": options.choice.shots}
+        content["options"]["choice"] = asked
     return digest(to_json(content))
-
-
-def _content(path: Path) -> list[str]:
-    """Return the subject that a file is named after, and what is in it."""
-    return [path.stem, blake2b(path.read_bytes(), digest_size=8).hexdigest()]

@@ -319,7 +319,37 @@ def test_a_part_is_told_by_what_is_in_its_files_and_runs(
     assert part_key(there, "choice") == before
     assert part_key(judge(parts=("choice",), choice=questions), "choice") != before
     path.write_text("who?,a,b,c,d,B\n")  # as many bytes as before
-    assert part_key(here, "choice") != before
+    assert part_key(here, "choice") == before  # what is measured is what was read
+    edited = judge(parts=("choice",), choice=questions, runs=(str(folder),))
+    assert part_key(edited, "choice") != before
+
+
+def test_questions_may_move(judge: Judge, tmp_path: Path) -> None:
+    """Neither paths nor a data set's folder decide a key: the questions do, and the shots."""
+    pytest.importorskip("datasets")
+    row = '{"question": "who?", "subject": "law", "choices": ["a","b","c","d"], "answer": %d}\n'
+    for name, right in (("one", 0), ("moved", 0), ("other", 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.jsonl").write_text(row % right)
+        (tmp_path / name / "law_test.csv").write_text(f"who?,a,b,c,d,{'AB'[right]}\n")
+
+    def key(**choice: Any) -> str:
+        return part_key(judge(parts=("choice",), choice=Choice(**choice)), "choice")
+
+    def folder(name: str) -> dict[str, str]:
+        return {"dataset": str(tmp_path / name), "config": "default"}
+
+    def csv(name: str) -> tuple[str]:
+        return (str(tmp_path / name / "law_test.csv"),)
+
+    one = key(paths=csv("one"))
+    assert key(paths=csv("moved")) == one
+    assert key(paths=csv("other")) != one
+    assert key(paths=csv("one"), shots=1) != one
+    for name in ("one", "moved", "other"):
+        (tmp_path / name / "law_test.csv").unlink()
+    assert key(**folder("one")) == key(**folder("moved")) == one
+    assert key(**folder("other")) != one
 
 
 def test_choice_needs_questions() -> None:
