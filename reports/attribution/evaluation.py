@@ -139,7 +139,9 @@ def _answers(found: Any, index: dict[str, Any], keys: dict[str, str]) -> Section
 
 
 def _choice(found: Any, index: dict[str, Any], keys: dict[str, str]) -> Section:
-    return {"rows": model_judgements.choices(found), "panels": [], "statements": []}
+    rows = model_judgements.choices(found)
+    cuts = words.of_cuts(rows, len(found["subjects"]), found["shots"])
+    return {"rows": rows, "cuts": cuts, "panels": [], "statements": []}
 
 
 SECTIONS = {
@@ -200,8 +202,12 @@ def _answer_lines(found: Any, index: dict[str, Any]) -> list[str]:
 
 
 def _choice_lines(found: Any, index: dict[str, Any]) -> list[str]:
-    rows = model_judgements.choices(found)
-    return [f"{row.model} accuracy {row.all.mean:.3f} (SE {row.all.error:.3f})" for row in rows]
+    rows, size = model_judgements.choices(found), len(found["subjects"])
+    lines = []
+    for row in rows:
+        cut = f", {row.cut} of {size} prompts cut" if row.cut else ""
+        lines.append(f"{row.model} accuracy {row.all.mean:.3f} (SE {row.all.error:.3f}){cut}")
+    return [*lines, *words.of_cuts(rows, size, found["shots"])]
 
 
 LINES = {

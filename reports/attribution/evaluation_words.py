@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from reports import notation
 from reports.attribution.agreement import Estimate, shown
 from reports.attribution.judgements import Agreed, Detected, Patched, Traced
+from reports.attribution.model_judgements import Chosen
 from reports.attribution.removal import Left
 
 CHANCE = 0.5  # the AUC of a ranking that knows nothing
@@ -142,6 +143,17 @@ def of_tracing(rows: list[Traced], best_words: str = "bm25") -> list[Statement]:
         text = "An invented name is in no other row, so matching words is all that this asks for."
         told.append(Statement(text, None))
     return told
+
+
+def of_cuts(rows: list[Chosen], num_questions: int, shots: int) -> list[str]:
+    """Warn where a model has not read whole prompts; nothing where each fitted."""
+    cut = {row.model: row.cut for row in rows if row.cut}
+    if not cut:
+        return []
+    counts = ", ".join(f"{model} {n} of {num_questions}" for model, n in cut.items())
+    text = f"Prompts longer than the context lost their beginning: {counts}"
+    fix = "ask shorter questions" + (f", or set choice.shots below {shots}" if shots else "")
+    return [f"{text}. Accuracy on those says little; {fix}."]
 
 
 def _signed(

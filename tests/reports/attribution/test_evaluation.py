@@ -97,6 +97,27 @@ def test_accuracy_is_by_subject_and_over_all() -> None:
     assert list(rows[0].subjects) == ["law", "ethics"]
 
 
+def test_cut_prompts_are_told_beside_the_accuracy(tmp_path: Path) -> None:
+    folder = made(tmp_path, ("choice",))
+    lines = evaluation.summary(folder)
+    text = evaluation.write(folder, tmp_path / "pages").read_text()
+
+    warning = (
+        "lost their beginning: base 2 of 30, fine-tuned 2 of 30. Accuracy on those says little"
+    )
+    assert any(re.fullmatch(r"choice: base .+, 2 of 30 prompts cut", line) for line in lines)
+    assert any(warning in line for line in lines)
+    assert warning in text.split("<table>")[0]
+    assert "Prompts cut</th><th" in text  # before the subjects, of which there may be many
+    rows = model_judgements.choices(FOUND["choice"])
+    assert words.of_cuts(rows, 30, 0)[0].endswith("little; ask shorter questions.")
+    assert words.of_cuts(rows, 30, 5)[0].endswith("questions, or set choice.shots below 5.")
+    (path,) = (folder / "parts").iterdir()
+    path.write_text(path.read_text().replace('"cut": 2', '"cut": 0'))
+    assert not any("cut" in line for line in evaluation.summary(folder))
+    assert "Prompts cut" not in evaluation.write(folder, tmp_path / "pages").read_text()
+
+
 def test_the_page_holds_every_part_and_asks_for_nothing(tmp_path: Path) -> None:
     folder = made(tmp_path)
 
