@@ -122,7 +122,7 @@ def _fit(desk: Desk) -> None:
     for table in tables:
         factors = table if choice is None else replace(table, on_nonfinite=choice)
         folder = fit(desk.opened, desk.pool, factors, desk.places, desk.progress, desk.say)
-        desk.console.print(health_table(folder))
+        desk.console.print(health_table(folder, desk.console.width))
         desk.say(f"factors: {folder}")
 
 

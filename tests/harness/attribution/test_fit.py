@@ -237,7 +237,7 @@ def test_the_health_is_a_table_with_what_was_done(
     (folder / "health.json").write_text(json.dumps(health | {"decisions": [done]}))
     told = io.StringIO()
 
-    Console(file=told, width=160).print(health_table(folder))
+    Console(file=told, width=160).print(health_table(folder, 160))
 
     text = told.getvalue()
     assert "mask: left out row 3, because NaN" in text
