@@ -142,6 +142,17 @@ class AttributeRun(_Staged):
     """As for train."""
 
 
+Command = (
+    AttributeTrain
+    | AttributeFit
+    | AttributeInspect
+    | AttributeScore
+    | AttributeTop
+    | AttributeSelect
+    | AttributeEvaluate
+    | AttributeRun
+)
+
 GROUPS: dict[str, tuple[str, dict[str, type]]] = {
     "attribute": (
         "Which training rows made the model say so: fine-tune, fit, inspect, score, evaluate.",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, assert_never
 
 from harness import attribution_forms as forms
 from harness.attribution.places import Places
@@ -33,14 +33,14 @@ def load_attribution(path: Path, overrides: Sequence[str], prog: str) -> Attribu
 
 
 class Desk:
-    """A command on an attribution: its spec, where it lies, and who is told."""
+    """What a command works on: an attribution, where it lies, and who is told."""
 
-    def __init__(self, spec: Attribution, command: Any, console: Console) -> None:
-        """Take up a command; nothing is opened before it is needed."""
+    def __init__(self, spec: Attribution, out: Path, console: Console) -> None:
+        """Take up an attribution below `out`; nothing is opened before it is needed."""
         from harness.attribution.progress import on
 
-        self.spec, self.command, self.console = spec, command, console
-        self.places = Places(command.out, spec.name)
+        self.spec, self.console = spec, console
+        self.places = Places(out, spec.name)
         self.progress: Progress = on(console)
 
     def say(self, text: str) -> None:
@@ -76,14 +76,14 @@ class Desk:
         return [open_scores(*what, label, self.places) for label in labels]
 
 
-def carry_out(command: Any, overrides: Sequence[str], prog: str, console: Console) -> int:
+def carry_out(command: forms.Command, overrides: Sequence[str], prog: str, console: Console) -> int:
     """Do what a form of `steelyard attribute` asks; return the exit code."""
     spec = load_attribution(command.spec, overrides, prog)
     from harness.loop import InterruptedRunError
     from harness.queued import RunFailedError
 
     try:
-        DOING[type(command)](Desk(spec, command, console))
+        _do(Desk(spec, command.out, console), command)
     except (KeyboardInterrupt, InterruptedRunError):
         raise KeyboardInterrupt from None  # the command line says that all is saved
     except (RunFailedError, FloatingPointError) as error:
@@ -92,11 +92,33 @@ def carry_out(command: Any, overrides: Sequence[str], prog: str, console: Consol
     return 0
 
 
-def _train(desk: Desk) -> None:
+def _do(desk: Desk, asked: forms.Command) -> None:
+    """Do one command; every form has its own, which the type checker sees to."""
+    match asked:
+        case forms.AttributeTrain():
+            _train(desk, asked)
+        case forms.AttributeFit():
+            _fit(desk, asked)
+        case forms.AttributeInspect():
+            _inspect(desk, asked)
+        case forms.AttributeScore():
+            _score(desk, asked)
+        case forms.AttributeTop():
+            _top(desk, asked)
+        case forms.AttributeSelect():
+            _select(desk, asked)
+        case forms.AttributeEvaluate():
+            _evaluate(desk, asked)
+        case forms.AttributeRun():
+            _run(desk, asked)
+        case _:
+            assert_never(asked)
+
+
+def _train(desk: Desk, asked: forms.AttributeTrain) -> None:
     from harness.attribution.train import train
 
-    mode = desk.command.wandb_mode
-    chosen = train(desk.spec, desk.places, desk.progress, desk.say, mode)
+    chosen = train(desk.spec, desk.places, desk.progress, desk.say, asked.wandb_mode)
     curves = importlib.import_module("reports.attribution.curves")
     for text in curves.readings(chosen.folder):
         desk.say(f"- {text}")
@@ -107,18 +129,18 @@ def _train(desk: Desk) -> None:
     desk.say(f"curves: {page}")
 
 
-def _fit(desk: Desk) -> None:
+def _fit(desk: Desk, asked: forms.AttributeFit) -> None:
     """Fit what the spec's [factors] says, and other strategies that its estimators need."""
     from harness.attribution.fit import fit
     from harness.attribution.health_table import health_table
     from harness.attribution.scorers import needed_factors
 
-    choice = getattr(desk.command, "on_nonfinite", None)
+    choice = asked.on_nonfinite
     tables = needed_factors(desk.spec) or [desk.spec.factors]
-    asked = desk.spec.factors.strategy
-    if asked not in (table.strategy for table in tables):
-        fix = f'add "{asked}" to scores.estimators'
-        desk.say(f"note: no estimator uses factors.strategy = {asked!r}, so it is left; {fix}")
+    strategy = desk.spec.factors.strategy
+    if strategy not in (table.strategy for table in tables):
+        fix = f'add "{strategy}" to scores.estimators'
+        desk.say(f"note: no estimator uses factors.strategy = {strategy!r}, so it is left; {fix}")
     for table in tables:
         factors = table if choice is None else replace(table, on_nonfinite=choice)
         folder = fit(desk.opened, desk.pool, factors, desk.places, desk.progress, desk.say)
@@ -126,11 +148,10 @@ def _fit(desk: Desk) -> None:
         desk.say(f"factors: {folder}")
 
 
-def _inspect(desk: Desk) -> None:
+def _inspect(desk: Desk, asked: forms.AttributeInspect) -> None:
     from harness.attribution.fit_key import key, refuse_absent
     from harness.attribution.scorers import needed_factors
 
-    layers = getattr(desk.command, "layers", ())
     inspect = importlib.import_module("reports.attribution.inspect")
     for factors in needed_factors(desk.spec) or [desk.spec.factors]:
         if factors.strategy == "identity":
@@ -139,46 +160,51 @@ def _inspect(desk: Desk) -> None:
         refuse_absent(desk.places, desk.opened, desk.pool, factors)
         name = key(desk.opened, desk.pool, factors)
         folder, out = desk.places.factors(name), desk.places.inspection(name)
-        page = inspect.write(folder, out, layers)
+        page = inspect.write(folder, out, asked.layers)
         for line in inspect.readings(out):
             desk.say(f"- {line}")
         desk.say(f"{factors.strategy} factors in pictures: {page}")
 
 
-def _score(desk: Desk) -> None:
+def _score(desk: Desk, asked: forms.AttributeScore) -> None:
     from harness.attribution.score import score
     from harness.attribution.store import ScoreStore, export_npz
 
-    choice, spec = getattr(desk.command, "on_nonfinite", None), desk.spec
+    choice, spec = asked.on_nonfinite, desk.spec
     if choice is not None:
         spec = replace(spec, scores=replace(spec.scores, on_nonfinite=choice))
     what = (desk.opened, desk.pool, desk.queries, spec)
     for label in spec.scores.estimators:
         folder = score(*what, label, desk.places, desk.progress, desk.say)
         desk.say(f"scores of {label}: {folder}")
-        if getattr(desk.command, "npz", False):
+        if asked.npz:
             path = export_npz(ScoreStore.open(folder), desk.places.pages / f"{label}.npz")
             desk.say(f"as one array: {path}")
 
 
-def _top(desk: Desk) -> None:
+def _top(desk: Desk, asked: forms.AttributeTop) -> None:
     tables = importlib.import_module("reports.attribution.top_table")
-    stores = desk.stores(getattr(desk.command, "estimator", ()))
-    k = min(getattr(desk.command, "k", 5), stores[0].about["num_rows"])
+    stores = desk.stores(asked.estimator)
+    k = min(asked.k, stores[0].about["num_rows"])
     if k < 1:
         raise SpecError(f"--k: {k}; show at least one row at either end")
-    names = getattr(desk.command, "queries", ())
-    desk.console.print(tables.table(stores[0], k, tuple(names)))
+    desk.console.print(tables.table(stores[0], k, asked.queries))
     page = importlib.import_module("reports.attribution.top").write(stores, desk.places.pages, k)
     desk.say(f"top rows: {page}")
 
 
-def _select(desk: Desk) -> None:
+def _select(desk: Desk, asked: forms.AttributeSelect) -> None:
     from harness.attribution.select import Selecting, select
 
-    asked = desk.command
-    names = ("keep", "drop", "weights", "tiers", "queries", "unwanted")
-    options = build(Selecting, {name: getattr(asked, name) for name in names}, "attribute select")
+    given = {
+        "keep": asked.keep,
+        "drop": asked.drop,
+        "weights": asked.weights,
+        "tiers": asked.tiers,
+        "queries": asked.queries,
+        "unwanted": asked.unwanted,
+    }
+    options = build(Selecting, given, "attribute select")
     first = next(iter(desk.spec.scores.estimators))
     counts = select(desk.stores(asked.estimator or (first,)), options, asked.to, desk.opened)
     desk.say(f"{counts['kept']} of {counts['rows']} rows kept, {counts['scored']} had a score")
@@ -189,11 +215,11 @@ def _select(desk: Desk) -> None:
     desk.say(f"domains for the next spec: {counts['spec']}")
 
 
-def _evaluate(desk: Desk) -> None:
+def _evaluate(desk: Desk, asked: forms.AttributeEvaluate) -> None:
     from harness.attribution.evaluation.parts import evaluate
 
     spec, options = desk.spec, desk.spec.evaluate
-    runs = (*options.runs, *getattr(desk.command, "runs", ()))
+    runs = (*options.runs, *asked.runs)
     spec = replace(spec, evaluate=replace(options, runs=runs))
     what = (desk.opened, desk.pool, desk.queries, spec)
     folder = evaluate(*what, desk.places, desk.progress, desk.say)
@@ -203,28 +229,17 @@ def _evaluate(desk: Desk) -> None:
     desk.say(f"evaluation: {evaluation.write(folder, desk.places.pages)}")
 
 
-def _run(desk: Desk) -> None:
-    """Do every stage; what is done already is found."""
-    for number, (stage, do) in enumerate(STAGES.items(), start=1):
-        desk.console.rule(f"{number} of {len(STAGES)}: {stage}", align="left", characters=" ")
-        do(desk)
-
-
-STAGES: dict[str, Callable[[Desk], None]] = {
-    "train": _train,
-    "fit": _fit,
-    "inspect": _inspect,
-    "score": _score,
-    "top": _top,
-    "evaluate": _evaluate,
-}
-DOING: dict[type, Callable[[Desk], None]] = {
-    forms.AttributeTrain: _train,
-    forms.AttributeFit: _fit,
-    forms.AttributeInspect: _inspect,
-    forms.AttributeScore: _score,
-    forms.AttributeTop: _top,
-    forms.AttributeSelect: _select,
-    forms.AttributeEvaluate: _evaluate,
-    forms.AttributeRun: _run,
-}
+def _run(desk: Desk, asked: forms.AttributeRun) -> None:
+    """Do every stage as it is without options of its own; what is done already is found."""
+    spec, out = asked.spec, asked.out
+    stages: dict[str, forms.Command] = {
+        "train": forms.AttributeTrain(spec=spec, out=out, wandb_mode=asked.wandb_mode),
+        "fit": forms.AttributeFit(spec=spec, out=out),
+        "inspect": forms.AttributeInspect(spec=spec, out=out),
+        "score": forms.AttributeScore(spec=spec, out=out),
+        "top": forms.AttributeTop(spec=spec, out=out),
+        "evaluate": forms.AttributeEvaluate(spec=spec, out=out),
+    }
+    for number, (stage, form) in enumerate(stages.items(), start=1):
+        desk.console.rule(f"{number} of {len(stages)}: {stage}", align="left", characters=" ")
+        _do(desk, form)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from rich.console import Console
 
+from harness.attribution import commands
 from harness.attribution.commands import carry_out
-from harness.attribution_forms import AttributeFit, AttributeInspect, AttributeTrain
+from harness.attribution_forms import (
+    GROUPS,
+    AttributeFit,
+    AttributeInspect,
+    AttributeRun,
+    AttributeTop,
+    AttributeTrain,
+    Command,
+)
 from harness.errors import SpecError
 
 
@@ -46,3 +55,24 @@ def test_factors_are_fitted_and_looked_at(tiny_run: Any, tmp_path: Path) -> None
     stale = r"no factors; those that are there: factors\.labels was sampled and is empirical"
     with pytest.raises(SpecError, match=stale):
         do(AttributeInspect(spec=spec, out=out), "--factors.labels=empirical")
+
+
+def test_run_does_every_stage_as_it_is_without_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, asked = tmp_path / "a.toml", []
+    spec.write_text("name = 'x'\nrun = 'runs/0'\n")
+    stages = ("train", "fit", "inspect", "score", "top", "evaluate")
+    for stage in stages:
+        monkeypatch.setattr(commands, f"_{stage}", lambda desk, form: asked.append(form))
+    said = io.StringIO()
+
+    run = AttributeRun(spec=spec, out=tmp_path, wandb_mode="offline")
+    assert carry_out(run, (), "p", Console(file=said, width=80)) == 0
+
+    forms = GROUPS["attribute"][1]
+    assert [type(form) for form in asked] == [forms[stage] for stage in stages]
+    assert asked[0] == AttributeTrain(spec=spec, out=tmp_path, wandb_mode="offline")
+    assert asked[4] == AttributeTop(spec=spec, out=tmp_path)
+    assert "6 of 6: evaluate" in said.getvalue()
+    assert set(get_args(Command)) == set(forms.values())  # so that mypy asks for each of them
