@@ -95,10 +95,9 @@ class Scorer:
 
     def self_scores(self, rows: Batch, estimator: Any) -> Tensor:
         """Return each row's score on itself [n] float64."""
-        own = replace(estimator, queries="each", detail=())
-        if estimator.kind == "ekfac":
-            own = replace(own, route="hooks")
-        return self_scores(self.view, own, self.fitted, rows, self.whole_queries)
+        known = self.state(estimator).get("flops")  # kronfluence's own route has not counted them
+        network = None if known is None else float(known)
+        return self_scores(self.view, estimator, self.fitted, rows, network)
 
     def self_queries(self) -> NDArray[np.float64]:
         """Return each query's score on itself [Q]; 0 for those that are masked."""

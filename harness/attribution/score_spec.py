@@ -74,7 +74,7 @@ class Scoring:
     rank_rows: Count = 64
     """Rows on which scores at that rank are compared with those at full rank."""
     whole_queries: Count = 8
-    """Query gradients held whole at once, where a rank is set and for self-influence."""
+    """Query gradients held whole at once, where a rank is set."""
     modules: Flag = False
     """Keep each module's part of every score, [N, Q, M]."""
     tokens: Flag = False
