@@ -7,7 +7,7 @@
 #                     driver; unset, what pip's find-links offer, else the registry's GPU build
 
 .DEFAULT_GOAL := help
-.PHONY: help setup peers demo attribution-demo test check bench constraints clean
+.PHONY: help setup peers demo attribution-demo test test-slow check bench constraints clean
 
 BIN := .venv/bin
 STAMP := .venv/.complete
@@ -73,8 +73,13 @@ attribution-demo: setup ## Find which rows made a small model say so: prints the
 	$(BIN)/steelyard attribute run sweeps/attribution/demo.toml --out runs/attribution
 
 # The workers share the cores, so each keeps torch to one thread.
-test: setup ## Run the tests
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4
+
+test: setup ## Run the tests but the slow ones
+	$(PYTEST) -m 'not slow'
+
+test-slow: setup ## Run the slow tests: kills at many moments, launchers, whole studies
+	$(PYTEST) -m slow
 
 check: setup ## Lint, check formatting, types and import layers
 	$(BIN)/ruff check

@@ -80,6 +80,7 @@ def test_the_method_is_short_and_runs_as_an_arm(outside: Path) -> None:
     assert sorted(range(3), key=lambda k: steps[-1]["weights"][k]) == order
 
 
+@pytest.mark.slow
 def test_five_lines_run_the_whole_suite_on_it(outside: Path) -> None:
     """In a process of its own, where only the folder and steelyard can be imported."""
     (outside / "test_mine.py").write_text(blocks("python")[1])

@@ -121,6 +121,7 @@ def notes_of(watch: Onlooker, name: str) -> list[dict[str, Any]]:
     return [r for r in watch.records if r["kind"] == "note" and r["name"] == name]
 
 
+@pytest.mark.slow
 def test_at_its_defaults_it_looks_when_it_can_afford_to(
     make_loop: MakeLoop, make_spec: MakeSpec
 ) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from .conftest import ARMS, Out, steelyard, write_spec
 
+pytestmark = pytest.mark.slow
+
 LABELS = {label: ARMS[label] for label in ("uniform", "half", "influence", "doremi")}
 
 

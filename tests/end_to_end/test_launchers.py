@@ -14,6 +14,7 @@ ARGUMENTS = {"ray": ("--ray.cores=1",), "slurm": ("--slurm.cluster=local", "--sl
 PACKAGES = {"ray": "ray", "slurm": "submitit"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_two_workers_of_a_launcher_give_the_results_of_the_local_grid(
     name: str, finished: Finished, tmp_path: Path

@@ -16,6 +16,8 @@ from tests.harness.corpus.test_bad_inputs import prose
 
 from .conftest import ROOT, Out, steelyard
 
+pytestmark = pytest.mark.slow
+
 SETS = {
     "HuggingFaceFW/fineweb-edu": ("fineweb", {"train": 90}, ("text",)),
     "openai/gsm8k": ("gsm8k", {"train": 80, "test": 20}, ("question", "answer")),

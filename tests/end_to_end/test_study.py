@@ -103,6 +103,7 @@ def trials(folder: Path, arm: str) -> list[dict[str, Any]]:
     return list(optuna("trials", "--storage", url, "--study-name", f"small.{arm}", cwd=folder))
 
 
+@pytest.mark.slow
 def test_the_killed_workers_trial_is_retried_and_none_is_lost_or_done_twice(tuned: Path) -> None:
     told = (tuned / "told.txt").read_text()
     found = json.loads((tuned / "out/studies/small.json").read_text())
@@ -122,6 +123,7 @@ def test_the_killed_workers_trial_is_retried_and_none_is_lost_or_done_twice(tune
     assert "its worker has died; queued again" in told
 
 
+@pytest.mark.slow
 def test_plain_optuna_reads_what_the_trials_carry(tuned: Path) -> None:
     found = trials(tuned, "influence")
     url = f"sqlite:///{tuned / 'out/studies.db'}"
@@ -139,6 +141,7 @@ def test_plain_optuna_reads_what_the_trials_carry(tuned: Path) -> None:
     assert best["number"] in [trial["number"] for trial in complete]
 
 
+@pytest.mark.slow
 def test_no_trial_has_a_held_out_number(tuned: Path) -> None:
     out = Out(tuned / "out")
     ids = {i for trial in trials(tuned, "uniform") for i in trial["user_attrs"].get("run_ids", [])}
@@ -149,6 +152,7 @@ def test_no_trial_has_a_held_out_number(tuned: Path) -> None:
         assert splits == {"tuning"}
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing(tuned: Path) -> None:
     before = Out(tuned / "out").run_ids()
 
@@ -159,6 +163,7 @@ def test_the_same_command_again_does_nothing(tuned: Path) -> None:
     assert Out(tuned / "out").run_ids() == before
 
 
+@pytest.mark.slow
 def test_status_and_best_are_tables(tuned: Path) -> None:
     status = steelyard("study", "status", "study.toml", "--out", "out", cwd=tuned)
     best = steelyard("study", "best", "study.toml", "--out", "out", cwd=tuned)
@@ -169,6 +174,7 @@ def test_status_and_best_are_tables(tuned: Path) -> None:
     assert "settings.weights.c" in best.stdout
 
 
+@pytest.mark.slow
 def test_promoted_settings_are_compared_on_seeds_that_no_trial_used(tuned: Path) -> None:
     promoted = steelyard("study", "promote", "study.toml", "--out", "out", cwd=tuned)
     assert promoted.returncode == 0, promoted.stderr

@@ -9,6 +9,8 @@ import pytest
 
 from .conftest import ARMS, Finished, Out, command, environment, timeless, write_spec
 
+pytestmark = pytest.mark.slow
+
 SAME_AS = {"counted": "uniform", "uniform": "uniform", "doremi": "doremi", "half": "half"}
 
 

@@ -154,6 +154,7 @@ def ids(trial: ReceivedRun) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_real_agent_runs_trials_of_a_sweep(
     tmp_path: Path, write: Callable[..., Path], on_path: str
 ) -> None:
@@ -194,6 +195,7 @@ def test_what_the_server_does_not_know_is_a_failure_that_names_it(
     assert "not known to the tests' server: CreateAgent" in told
 
 
+@pytest.mark.slow
 def test_a_run_that_its_sweep_stops_saves_itself_and_is_no_failure(
     tmp_path: Path, write: Callable[..., Path], on_path: str
 ) -> None:
@@ -246,6 +248,7 @@ def test_two_agents_share_a_sweep_and_survive_a_failing_trial(
     assert sum("the trial failed: ValueError: no weights" in text for text in told) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_without_a_server_is_synced_later(
     tmp_path: Path, write: Callable[..., Path], on_path: str
 ) -> None:
