@@ -37,7 +37,7 @@ LAYERS = [
     {"model_check"},
     {"model", "optim", "cost", "records", "keeping", "recompute"},
     {"pretrained", "influence", "allocator", "cross_entropy", "cross_entropy_node", "corruption"},
-    {"packing", "transfer"},
+    {"attention", "packing", "transfer"},
     {"hashes", "leases", "choices"},
     {"files", "shapes"},
     {"spec", "domains", "rng"},

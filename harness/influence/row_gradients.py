@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from harness.attention import short_rows
 from harness.cross_entropy import cross_entropy
 from harness.influence.factors import Factors, materialised
 from harness.packing import whole_rows
@@ -36,7 +37,7 @@ Receive = Callable[[str, list[Factors]], None]
 
 def row_losses(model: nn.Module, rows: Batch, reduction: Reduction) -> Tensor:
     """Return each row's loss [B] in nats, over counted targets alone."""
-    with whole_rows():
+    with whole_rows(), short_rows(rows.inputs):
         logits = model(input_ids=rows.inputs, use_cache=False).logits
     targets = rows.targets.where(rows.mask, 0)  # a target that does not count may be no token
     losses = cross_entropy(logits.flatten(0, 1), targets.flatten()).view_as(targets)

@@ -1,4 +1,4 @@
-"""Our loop beside Hugging Face's Trainer, in turns: same model, rows, precision and AdamW kernel.
+"""Our loop beside Hugging Face's Trainer, in turns: same weights, rows, precision, AdamW kernel.
 
 The Trainer trains, and after every block of its steps one block of ours is run inside its callback,
 so both have the machine at the same times and set-up is in neither. Warm-up blocks are left out.
@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from scipy import stats
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from harness.loop import Loop
-from harness.model import build_model
 from tests.bench.device_world import settled
 from tests.bench.timing import interval
 
@@ -63,12 +62,22 @@ class Compared(NamedTuple):
 
 
 def compared(
-    loop: Loop, blocks: int, block: int, warm: int = 2, compiled: bool = False
+    loop: Loop,
+    blocks: int,
+    block: int,
+    warm: int = 2,
+    compiled: bool = False,
+    precision: str | None = None,
 ) -> Compared:
-    """Return our tokens per second over the Trainer's, which compiles if asked."""
+    """Return our tokens per second over the Trainer's, which compiles if asked.
+
+    Its model is made by transformers alone, as its users make theirs. It trains in our precision
+    unless another is given.
+    """
     spec = loop.spec
     config: Any = loop.view.model.config
-    model = build_model(spec.model, config.vocab_size, spec.batch.tokens, spec.seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(loop.view.model.state_dict())
     rows = loop.view.candidates(64)
     data = [
         {"input_ids": inputs, "labels": inputs.clone()} for inputs in rows.inputs.cpu().unbind()
@@ -78,7 +87,7 @@ def compared(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=spec.batch.rows,
         max_steps=block * (blocks + warm),
-        bf16=spec.precision == "bfloat16",
+        bf16=(precision or spec.precision) == "bfloat16",
         optim="adamw_torch_fused",
         learning_rate=3e-4,
         weight_decay=0.1,

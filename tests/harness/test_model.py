@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from transformers.activations import NewGELUActivation
 
 from harness.api import Batch
 from harness.model import build_model, token_losses
@@ -154,3 +155,15 @@ def test_a_config_reaches_the_model(spec: Model) -> None:
     assert norms
     values = {getattr(m, "eps", getattr(m, "variance_epsilon", None)) for m in norms}
     assert values == {0.125}
+
+
+def test_gpt2s_gelu_is_one_kernel_of_the_same_function() -> None:
+    """Against transformers' own way of writing it; the configuration keeps its name."""
+    model = build(Model())
+    states = torch.randn(5, 7, dtype=torch.float64) * 3
+
+    (fused,) = {type(block.mlp.act) for block in model.transformer.h}  # type: ignore[union-attr]
+    act = model.transformer.h[0].mlp.act  # type: ignore[union-attr, index]
+    assert fused is nn.GELU
+    assert model.config.activation_function == "gelu_new"  # type: ignore[union-attr]
+    torch.testing.assert_close(act(states), NewGELUActivation()(states), rtol=1e-12, atol=1e-12)
