@@ -9,6 +9,7 @@ the last few of a stream.
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,9 +131,20 @@ def _mapped(path: Path, size: int) -> NDArray[Any]:
     """Return the array in a file, memory-mapped, if it has `size` entries."""
     try:
         # an empty file cannot be mapped
-        array = np.asarray(np.load(path, mmap_mode="r" if size else None, allow_pickle=False))
+        array = np.load(path, mmap_mode="r" if size else None, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise SpecError(f"{path}: unreadable ({error}); delete {path.parent}") from error
     if len(array) != size:
         raise SpecError(f"{path}: {len(array)} tokens is damaged; delete {path.parent}")
-    return array
+    return at_random(array)
+
+
+def at_random(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array of a file, mapped so that no more is read of it than is asked for.
+
+    Rows are drawn in random order. Reading ahead would fetch, and keep in memory, some thirty times
+    a short row.
+    """
+    if isinstance(array, np.memmap) and hasattr(mmap, "MADV_RANDOM"):
+        array._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+    return np.asarray(array)

@@ -22,6 +22,7 @@ import torch
 
 from harness.choices import BFLOAT16_UNITS, cpu_units
 from harness.corpus.sources import find_source
+from harness.corpus.store import at_random
 from harness.corpus.tokenizer import encode, train_bpe
 from harness.loop import Loop
 from harness.spec import PackageDomain
@@ -166,7 +167,7 @@ def _mapped(domain: str, tokens: int) -> np.ndarray:
     path = Path(tempfile.gettempdir()) / f"steelyard-bench-{domain}-{tokens}"
     with path.open("wb") as file:
         file.truncate(tokens * 4)
-    found = np.memmap(path, dtype=np.int32, mode="r")
+    found = at_random(np.memmap(path, dtype=np.int32, mode="r"))
     path.unlink()  # the map keeps it until it is closed
     return found
 
