@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ def test_the_system_does_not_read_ahead_of_rows(small: TokenStore) -> None:
     name = str(small.folder.resolve())
     mappings = Path("/proc/self/smaps").read_text().split("VmFlags:")
     flags = {
-        after.split("\n")[0] for before, after in zip(mappings, mappings[1:], strict=False)
+        after.split("\n")[0]
+        for before, after in pairwise(mappings)
         if name in before and ".npy" in before
-    }  # fmt: skip
+    }
 
     assert np.asarray(small.stream(small.trained[0], "train")).size
     assert flags
