@@ -64,10 +64,17 @@ def chosen(opened: Opened, pool: Pool, factors: Factors) -> NDArray[np.int64]:
     size, wanted = len(pool), factors.rows
     if wanted is None:
         return np.arange(size)
-    if wanted > size:
-        raise SpecError(f"factors.rows: {wanted}, but the pool has {size} rows; ask for fewer")
+    refuse_too_many(factors, size)
     keyed = generator(opened.view.stream.data_seed, "factor rows")
     return np.sort(torch.randperm(size, generator=keyed).numpy()[:wanted])
+
+
+def refuse_too_many(factors: Factors, size: int) -> None:
+    """Raise SpecError where factors are to be fitted on more rows than a pool of `size` has."""
+    wanted = factors.rows
+    if wanted is not None and wanted > size:
+        fix = "ask for fewer, or leave it out to take them all"
+        raise SpecError(f"factors.rows: {wanted}, but the pool has {size} rows; {fix}")
 
 
 def estimator(factors: Factors) -> Ekfac:

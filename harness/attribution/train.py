@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.api import Mixer
 from harness.attribution.opened import Opened, open_run
+from harness.attribution.train_preflight import check_pool
 from harness.attribution.watching import FineTuning
 from harness.corpus import corpus_id, open_corpus
 from harness.errors import SpecError
@@ -112,6 +113,7 @@ def run_spec(spec: Attribution, places: Places, say: Say) -> tuple[RunSpec, Toke
     text_id = corpus_id(local.corpus, corpora)
     store = open_corpus(local.corpus, corpora, say)
     check_rows(local, store)
+    check_pool(spec, store, say)
     steps = spec.training.num_steps(_train_rows(local, store), spec.batch.rows)
     local = replace(local, budget=Budget(steps=steps))
     return resolve(local, text_id, model_id)[ARM, spec.seed], store

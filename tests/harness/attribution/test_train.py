@@ -145,6 +145,20 @@ def test_a_mistake_is_one_line(
     assert complaint.count("\n") == 1
 
 
+def test_more_rows_than_there_will_be_are_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fit` would say so after the training, which is what costs."""
+    words = ["attribute", "train", str(write_spec(tmp_path)), "--out", str(tmp_path / "out")]
+
+    assert main([*words, "--factors.rows=70"]) == 2
+
+    assert "factors.rows: 70, but the pool has" in capsys.readouterr().err
+    assert not (tmp_path / "out/runs").exists()
+    assert main([*words, "--scores.rows=70", "--training.epochs=.2"]) == 0
+    assert "note: scores.rows: 70, but the pool has" in capsys.readouterr().out
+
+
 def test_a_later_stage_asks_for_training_first(tmp_path: Path) -> None:
     spec = load_attribution(write_spec(tmp_path), [], "")
 
