@@ -71,7 +71,8 @@ class AttributeScore(_Staged):
     on_nonfinite: Literal["error", "retry-float32", "more-damping", "mask"] | None = None
     """What follows NaN or infinity, in place of the spec's scores.on_nonfinite; recorded."""
     npz: bool = False
-    """Also write LABEL.npz beside the pages: `scores` [queries, rows], names and row numbers."""
+    """Also write LABEL-KEY.npz beside the pages, KEY the store's: `scores` [queries, rows], names
+    and row numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)

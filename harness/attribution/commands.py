@@ -178,7 +178,8 @@ def _score(desk: Desk, asked: forms.AttributeScore) -> None:
         folder = score(*what, label, desk.places, desk.progress, desk.say)
         desk.say(f"scores of {label}: {folder}")
         if asked.npz:
-            path = export_npz(ScoreStore.open(folder), desk.places.pages / f"{label}.npz")
+            path = desk.places.pages / f"{label}-{folder.name}.npz"
+            export_npz(ScoreStore.open(folder), path)
             desk.say(f"as one array: {path}")
 
 
@@ -189,7 +190,13 @@ def _top(desk: Desk, asked: forms.AttributeTop) -> None:
     if k < 1:
         raise SpecError(f"--k: {k}; show at least one row at either end")
     desk.console.print(tables.table(stores[0], k, asked.queries))
-    page = importlib.import_module("reports.attribution.top").write(stores, desk.places.pages, k)
+    top = importlib.import_module("reports.attribution.top")
+    before = top.shown(desk.places.pages)
+    page = top.write(stores, desk.places.pages, k)
+    if before not in ([], top.shown(desk.places.pages)):
+        desk.say(
+            "note: the page replaces one of other scores; `top` with their spec writes it anew"
+        )
     desk.say(f"top rows: {page}")
 
 

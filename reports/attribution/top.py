@@ -7,6 +7,7 @@ texts are cut. The page does its own looking up, by a script of its own; without
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,7 @@ PAGE = "top.html"
 SAMPLE = 20  # random rows that are shown for comparison, the same for every query
 MOST_CHARS = 4000
 BINS = 41
+_SCORES = re.compile(r'<meta name="scores" content="([^"]*)">')
 
 Pair = tuple[int, float]  # place of a row, and its score
 
@@ -68,6 +70,7 @@ def write(stores: Sequence[Path | ScoreStore], out: Path, k: int) -> Path:
     context = {
         "name": out.parent.name,
         "labels": [store.label for store in opened],
+        "scores": [store.folder.name for store in opened],
         "num_rows": len(rows),
         "num_queries": len(queries),
         "k": k,
@@ -78,6 +81,13 @@ def write(stores: Sequence[Path | ScoreStore], out: Path, k: int) -> Path:
     path = out / PAGE
     pages.write(path, pages.html("top.html.jinja", context, []))
     return path
+
+
+def shown(out: Path) -> list[str]:
+    """Return which scores OUT/top.html is of, by the names of their folders; [] without a page."""
+    path = out / PAGE
+    found = _SCORES.search(path.read_text()) if path.exists() else None
+    return found[1].split() if found else []
 
 
 def ends(store: ScoreStore, query: int, k: int) -> Ends:

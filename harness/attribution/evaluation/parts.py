@@ -7,7 +7,8 @@ where it was.
 
     parts/PART-KEY.json   numbers as they were measured, without statistics
     losses/QUERIES/RUN.json   mean loss of each query under one retraining
-    index.json            which files a report shows
+    index.json            which files a report shows: the parts asked for, and those that were
+                          measured before with the same options
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from harness.attribution.evaluation import (
 from harness.attribution.evaluation.answers import room_for_prompts
 from harness.attribution.evaluation.judged import Found, Judged
 from harness.attribution.evaluation.scoring import Stores
+from harness.errors import SpecError
 from harness.files import write_json
 from harness.identity import digest, to_json
 
@@ -91,7 +93,7 @@ def evaluate(
     folder = places.evaluation
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     _check(judged)
-    paths = {}
+    paths: dict[Part, Path] = {}
     for part in dict.fromkeys(spec.evaluate.parts):
         key = part_key(judged, part)
         path = folder / "parts" / f"{part}-{key}.json"
@@ -102,7 +104,8 @@ def evaluate(
             found = _measured(judged, part)
             seconds = round(time.perf_counter() - started, 3)
             write_json(path, {"part": part, "key": key, "seconds": seconds, **found})
-        paths[part] = str(path.relative_to(folder))
+        paths[part] = path
+    paths |= _before(judged, folder / "parts")
     about = {
         "name": spec.name,
         "run_id": opened.run_id,
@@ -114,8 +117,25 @@ def evaluate(
         "queries": list(queries.names),
         **labels,
     }
-    write_json(folder / INDEX, {**about, "parts": paths})
+    shown = {part: str(paths[part].relative_to(folder)) for part in MEASURES if part in paths}
+    write_json(folder / INDEX, {**about, "parts": shown})
     return folder
+
+
+def _before(judged: Judged, folder: Path) -> dict[Part, Path]:
+    """Return the parts that are not asked for now and that these options were measured on."""
+    found: dict[Part, Path] = {}
+    for part in MEASURES:
+        if part in judged.options.parts or not any(folder.glob(f"{part}-*.json")):
+            continue
+        try:
+            path = folder / f"{part}-{part_key(judged, part)}.json"
+        except SpecError:  # it reads files or runs that are gone; nobody has asked for it
+            continue
+        if path.exists():
+            judged.say(f"{part}: measured before, shown too")
+            found[part] = path
+    return found
 
 
 def _measured(judged: Judged, part: Part) -> Found:

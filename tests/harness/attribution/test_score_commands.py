@@ -28,8 +28,8 @@ def test_scores_are_made_shown_and_selected_by(tiny_run: Any, tmp_path: Path) ->
     )
     said = io.StringIO()
 
-    def do(command: Any) -> str:
-        assert carry_out(command, (), "p", Console(file=said, width=200)) == 0
+    def do(command: Any, overrides: tuple[str, ...] = ()) -> str:
+        assert carry_out(command, overrides, "p", Console(file=said, width=200)) == 0
         told = said.getvalue()
         said.seek(0)
         said.truncate()
@@ -38,11 +38,23 @@ def test_scores_are_made_shown_and_selected_by(tiny_run: Any, tmp_path: Path) ->
     do(AttributeTrain(spec=spec, out=out))
     told = do(AttributeScore(spec=spec, out=out, npz=True, on_nonfinite="mask"))
     assert told.count("scores of grad_") == 2
-    with np.load(out / "attribution/x/pages/grad_cos.npz") as found:
+    (path,) = (out / "attribution/x/pages").glob("grad_cos-*.npz")
+    with np.load(path) as found:
         assert found["scores"].shape == (3, 20)
     told = do(AttributeTop(spec=spec, out=out, k=2, estimator=("grad_cos",)))
     assert "grad_cos: score; positive" in told
     assert (out / "attribution/x/pages/top.html").exists()
+    assert "replaces" not in told
+    assert "replaces" not in do(AttributeTop(spec=spec, out=out, k=1, estimator=("grad_cos",)))
+    fewer = ("--scores.rows", "10")
+    do(AttributeScore(spec=spec, out=out, npz=True), fewer)
+    shapes = []
+    for path in (out / "attribution/x/pages").glob("grad_cos-*.npz"):
+        with np.load(path) as found:
+            shapes.append(found["scores"].shape)
+    assert sorted(shapes) == [(3, 10), (3, 20)]  # neither takes the other's name
+    told = do(AttributeTop(spec=spec, out=out, k=2, estimator=("grad_cos",)), fewer)
+    assert "note: the page replaces one of other scores" in told
     to = tmp_path / "kept.jsonl"
     told = do(AttributeSelect(spec=spec, out=out, to=to, keep=0.5))
     assert "10 of " in told

@@ -389,6 +389,26 @@ def test_an_evaluation_is_found_part_by_part(judge: Judge, tiny_run: TinyRun) ->
     assert second["tail_patch"] != first["parts"]["tail_patch"]
 
 
+def test_parts_measured_before_stay_on_the_page(judge: Judge) -> None:
+    """As long as they are of the same options: another part alone drops none of them."""
+    judged = some(judge(parts=("tail_patch",), max_new_tokens=3, prompts=2), 3)
+    lines: list[str] = []
+
+    def shown(**options: Any) -> list[str]:
+        lines.clear()
+        spec = replace(judged.spec, evaluate=replace(judged.options, **options))
+        parts = (judged.opened, judged.pool, judged.queries, spec, judged.places, judged.progress)
+        return list(read_json(evaluate(*parts, lines.append, Direct()) / INDEX)["parts"])
+
+    shown(parts=("answers",))
+
+    assert shown(parts=("tail_patch",)) == ["tail_patch", "answers"]
+    assert "answers: measured before, shown too" in lines
+    assert shown(parts=("answers",), patched=4) == ["answers"]  # not of these options
+    missing = {"runs": ("nowhere",)}  # only answers would read it
+    assert shown(parts=("tail_patch",), **missing) == ["tail_patch"]
+
+
 def test_scores_that_are_not_finite_are_named(judge: Judge) -> None:
     class Broken(Direct):
         def scores(self, *args: Any) -> np.ndarray:
