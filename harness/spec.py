@@ -12,7 +12,7 @@ import math
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from harness.api import Mixer
@@ -25,6 +25,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 Share = Annotated[float, Field(strict=True, gt=0, lt=1)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Count = Annotated[int, Field(strict=True, gt=0)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -275,6 +276,11 @@ class Budget:
         return self
 
 
+def _none(value: Any) -> Any:
+    """Let "none" stand for None, which TOML cannot write."""
+    return None if value == "none" else value
+
+
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class Optimizer:
     """AdamW; the learning rate is a pure function of the step."""
@@ -293,8 +299,8 @@ class Optimizer:
     """Share of the steps at the end over which a wsd schedule falls linearly."""
     final_ratio: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.1
     """Rate at the last step, as a share of the peak (cosine and wsd)."""
-    clip: Annotated[float, Field(strict=True, gt=0)] | None = 1.0
-    """Global gradient norm; unset for no clipping."""
+    clip: Annotated[Positive | None, BeforeValidator(_none)] = 1.0
+    """Global gradient norm; "none" in a file (None as an option) for no clipping."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from harness.ablate import run_ablation
 from harness.cli import find_method
 from harness.errors import SpecError
+from harness.identity import to_json
 from harness.labor import Display, Staff
 from harness.spec import Ablation
 from harness.specfile import load_ablation
@@ -388,6 +389,16 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
     assert ablation.arms["influence"].settings.floor == 0.1
     assert ablation.arms["influence"].settings.every == 4
     assert ablation.seeds == (5, 6)
+
+
+def test_no_clipping_can_be_written_in_a_file(tmp_path: Path) -> None:
+    """TOML has no null; the run is the one that `--optimizer.clip=None` asks for."""
+    written = load(tmp_path, GOOD + '[optimizer]\nclip = "none"')
+    asked = load(tmp_path, GOOD, ["--optimizer.clip=None"])
+
+    assert written.optimizer.clip is None
+    assert to_json(written.optimizer) == to_json(asked.optimizer)
+    assert to_json(written.optimizer)["clip"] is None
 
 
 def test_a_spec_is_read_without_torch() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.attribution.commands import Desk
+from harness.attribution.commands import Desk, load_attribution
 from harness.attribution.fit import fit
 from harness.attribution.score import score
-from harness.attribution.scorers import needed_factors
+from harness.attribution.scorers import choose, needed_factors
 from harness.attribution.spec import Attribution
 from harness.attribution.store import ScoreStore
 from harness.attribution.train import train
@@ -40,7 +40,7 @@ def scaled_down(folder: Path) -> Attribution:
     raw["model"] = {"architecture": "llama", "size": "nano"}
     raw["tokenizer"] = {"vocab_size": 512}
     raw["batch"]["tokens"] = 64
-    raw["training"] |= {"steps": 2}
+    raw["training"] |= {"epochs": 0.04}
     return build(Attribution, raw, FILE.name)  # type: ignore[no-any-return]
 
 
@@ -60,3 +60,13 @@ def test_the_file_goes_from_training_to_scores(tmp_path: Path) -> None:
     assert len(desk.pool) >= ROWS * SHARE
     assert stores["ekfac"].total.shape == (len(desk.pool), 2)
     assert np.isfinite(stores["ekfac"].total).all()
+
+
+def test_the_file_asks_for_what_the_run_it_follows_had() -> None:
+    """No clipping in bfloat16, factors in bfloat16, four train rows at once, the last weights."""
+    spec = load_attribution(FILE, [], "")
+
+    assert spec.optimizer.clip is None
+    assert (spec.precision, spec.factors.precision) == ("bfloat16", "bfloat16")
+    assert choose(spec, "ekfac").estimator.chunk_rows == 4
+    assert (spec.training.epochs, spec.training.attribute) == (1.0, "last")
