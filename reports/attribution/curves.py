@@ -32,16 +32,12 @@ def write(run: Path, looks: Path, out: Path, name: str, chosen: int) -> Path:
     header, records = read_json(run / HEADER), read_records(run / RECORDS)
     steps = [record for record in records if record["kind"] == "step"]
     validation = tuning_losses(records, tuple(header["domains"]))
-    losses = [step["loss"] for step in steps]
+    told = [step for step in steps if _has_target(step)]
     panels = [
-        _losses(steps, validation, chosen),
+        _losses(told or steps, validation, chosen),
         _rate(steps),
         *_speed(steps, header["spec"]["batch"]["rows"]),
         *_memory(_looks(looks)),
-    ]
-    readings = [
-        learning.oscillation(losses, [step["lr"] for step in steps]),
-        learning.overfitting(validation, losses),
     ]
     context: dict[str, Any] = {
         "name": name,
@@ -50,7 +46,7 @@ def write(run: Path, looks: Path, out: Path, name: str, chosen: int) -> Path:
         "best": best_step(validation),
         "validation": validation,
         "facts": learning.summary(header, validation),
-        "readings": readings,
+        "readings": _read(steps, validation),
         "panels": panels,
         "keys": KEYS,
     }
@@ -64,11 +60,24 @@ def readings(run: Path) -> list[str]:
     """Return the sentences of the page, for a terminal."""
     header, records = read_json(run / HEADER), read_records(run / RECORDS)
     steps = [record for record in records if record["kind"] == "step"]
-    losses = [step["loss"] for step in steps]
-    validation = tuning_losses(records, tuple(header["domains"]))
-    rates = [step["lr"] for step in steps]
-    told = learning.oscillation(losses, rates), learning.overfitting(validation, losses)
-    return [reading.text for reading in told]
+    return _read(steps, tuning_losses(records, tuple(header["domains"])))
+
+
+def _read(steps: list[dict[str, Any]], validation: dict[int, float]) -> list[str]:
+    told = [step for step in steps if _has_target(step)]
+    silent = f"{len(steps) - len(told)} of {len(steps)} steps had no target in their batch"
+    found = [f"Steps: {silent}, taught nothing and are left out here."]
+    if not told:
+        return found
+    losses = [step["loss"] for step in told]
+    read = learning.oscillation(losses, [step["lr"] for step in told])
+    sentences = [read.text, learning.overfitting(validation, losses).text]
+    return sentences if len(told) == len(steps) else found + sentences
+
+
+def _has_target(step: dict[str, Any]) -> bool:
+    """Tell whether any target of the step's batch counted; else no domain has a loss."""
+    return any(loss is not None for loss in step["domain_losses"])
 
 
 def _looks(path: Path) -> list[dict[str, Any]]:

@@ -159,6 +159,51 @@ def test_more_rows_than_there_will_be_are_refused_before_training(
     assert "note: scores.rows: 70, but the pool has" in capsys.readouterr().out
 
 
+def write_long(folder: Path, quarters: int) -> list[str]:
+    """Write a spec in which so many quarters of the prompts fill their rows; return the command."""
+    path = write_spec(folder, epochs=1.0)
+    rows = ({"q": q, "a": a} for q, a in FACTS.items())
+    long = " ".join(f"Consider {name}." for name in "abcdefghijklmnopqrst")
+    lines = [
+        json.dumps({**row, "q": f"{row['q']} {long}"} if i % 4 < quarters else row)
+        for i, row in enumerate(rows)
+    ]
+    (folder / "qa.jsonl").write_text("\n".join(lines))
+    return ["attribute", "train", str(path), "--out", str(folder / "out"), "--batch.rows=1"]
+
+
+def test_answers_that_are_cut_away_are_told_and_their_steps_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(write_long(tmp_path, 1)) == 0
+
+    printed = capsys.readouterr().out
+    places = Places(tmp_path / "out", "tiny")
+    folder = places.out / json.loads(places.state.read_text())["folder"]
+    steps = [r for r in read_records(folder / "records.jsonl") if r["kind"] == "step"]
+    silent = sum(step["loss"] == 0 for step in steps)
+    assert silent > 2  # or the test would show nothing
+    opened = open_chosen(load_attribution(tmp_path / "tiny.toml", ["--batch.rows=1"], ""), places)
+    rows = opened.view.stream.train.num_rows("qa")
+    cut = rows - len(opened.pool())
+    assert f"WARNING: domains.qa: {cut} of {rows} train rows have no target" in printed
+    note = f"{silent} of {len(steps)} steps had no target in their batch"
+    assert note in printed
+    assert note in (places.pages / "curves.html").read_text()
+
+
+def test_training_is_refused_where_most_answers_are_cut_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = write_long(tmp_path, 3)
+
+    assert main([*words, "--splits.near_duplicate=.99"]) == 2
+
+    complaint = capsys.readouterr().err
+    assert "the prompt fills them, and the answer is cut away; raise batch.tokens" in complaint
+    assert not (tmp_path / "out/runs").exists()
+
+
 def test_a_later_stage_asks_for_training_first(tmp_path: Path) -> None:
     spec = load_attribution(write_spec(tmp_path), [], "")
 
