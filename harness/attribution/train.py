@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.api import Mixer
 from harness.attribution.opened import Opened, open_run
-from harness.attribution.train_preflight import check_pool
+from harness.attribution.train_preflight import check_pool, tell_data
 from harness.attribution.watching import FineTuning
 from harness.corpus import corpus_id, open_corpus
+from harness.data_warnings import warnings_of_run
 from harness.errors import SpecError
 from harness.files import read_json, write_json
 from harness.identity import to_json
@@ -77,10 +78,12 @@ def train(
     make_writable(places.out)
     if spec.run is not None:
         folder = Path(spec.run)
+        tell_data((read_json(folder / HEADER) or {}).get("warnings", []), say)
     else:
         mode = settle_wandb(spec.trackers, wandb_mode, say)
         mirror = open_mirror(_as_ablation(spec, 1), places.out, mode, say)
         run, store = run_spec(spec, places, say)
+        tell_data([w.to_json() for w in warnings_of_run(run, store.manifest)], say)
         places.root.mkdir(parents=True, exist_ok=True)
         folder = _ensure(spec, run, _Desk(store, places, progress, mirror))
     chosen = choose(folder, spec.training.attribute)

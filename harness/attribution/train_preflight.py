@@ -6,14 +6,14 @@ expensive part, is over.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.assemble import open_shelf
 from harness.attribution.fit_key import refuse_too_many
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from harness.attribution.spec import Attribution
     from harness.corpus import TokenStore
@@ -53,3 +53,9 @@ def _tell_silent(domain: str, silent: int, rows: int, batch: Batching, say: Say)
     if silent > MOST * rows:
         raise SpecError(f"{why}; {fix}")
     say(f"WARNING: {why}, so they teach nothing and are not attributed; {fix}")
+
+
+def tell_data(warnings: Iterable[Mapping[str, Any]], say: Say) -> None:
+    """Say what a run's header has of warnings on the data, loud ones first."""
+    for warning in warnings:
+        say(f"{'WARNING' if warning['loud'] else 'note'}: {warning['text']}")

@@ -47,6 +47,7 @@ def write(run: Path, looks: Path, out: Path, name: str, chosen: int) -> Path:
         "validation": validation,
         "facts": learning.summary(header, validation),
         "readings": _read(steps, validation),
+        "warnings": header.get("warnings") or [],
         "panels": panels,
         "keys": KEYS,
     }

@@ -204,6 +204,28 @@ def test_training_is_refused_where_most_answers_are_cut_away(
     assert not (tmp_path / "out/runs").exists()
 
 
+def test_warnings_on_the_data_are_printed_and_stand_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Noise is noise in every stage after this one; a run that is given is told of as well."""
+    path, out = tmp_path / "noise.toml", tmp_path / "out"
+    path.write_text(
+        'name = "noise"\n[domains.a]\nkind = "synthetic"\nnum_words = 50\nbranching = 50\n'
+        "[training]\nsteps = 2\n[tokenizer]\nvocab_size = 320\n[batch]\ntokens = 24\nrows = 4\n"
+        "[model.config]\nn_layer = 1\nn_embd = 32\nn_head = 2\n"
+    )
+
+    assert main(["attribute", "train", str(path), "--out", str(out)]) == 0
+
+    assert "WARNING: domains.a looks random" in capsys.readouterr().out
+    page = (Places(out, "noise").pages / "curves.html").read_text()
+    assert "Warnings on the data" in page
+    assert "domains.a looks random" in page
+    path.write_text(f'name = "given"\nrun = "{next((out / "runs").iterdir())}"\n')
+    assert main(["attribute", "train", str(path), "--out", str(out)]) == 0
+    assert "WARNING: domains.a looks random" in capsys.readouterr().out
+
+
 def test_a_later_stage_asks_for_training_first(tmp_path: Path) -> None:
     spec = load_attribution(write_spec(tmp_path), [], "")
 
