@@ -1,8 +1,9 @@
 """From sources to a finished folder: read, cap, split, drop duplicates, tokenize, write.
 
 Everything is decided by the spec and by what the sources hold, so building twice gives the same
-bytes in every file. The price of comparing all documents with all others is that a corpus is held
-in memory while it is built (about twenty times the size of its text).
+bytes in every file. A source is read through, and about as much of it held as `max_bytes` keeps.
+The price of comparing all documents with all others is that what is kept is in memory while the
+corpus is built (about twenty times the size of its text).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.corpus import store
+from harness.corpus.bounded import read_capped
 from harness.corpus.documents import SPLITS, Document, Placed, in_hash_order
 from harness.corpus.near_duplicates import survivors
 from harness.corpus.ready_tokenizer import Ready, read_ready
 from harness.corpus.sources import Source
-from harness.corpus.splitting import cap, refuse_empty, split
+from harness.corpus.splitting import refuse_empty, split
 from harness.corpus.texture import text_facts
 from harness.corpus.tokenizer import (
     END_OF_TEXT_ID,
@@ -94,16 +96,16 @@ def sync_folder(folder: Path) -> None:
 
 def _read(name: str, spec: Corpus, source: Source) -> tuple[list[Placed], Facts]:
     domain = spec.domains[name]
+    limit = None if isinstance(domain, SyntheticDomain) else domain.max_bytes
     try:
-        documents = list(source.read())
+        read = read_capped(source, limit)
     except OSError as error:
         raise SpecError(f"domains.{name}: {error}; reinstall {source.fingerprint}") from error
-    if not documents:
+    if not read.num_read:
         raise SpecError(f"domains.{name}: no text found; reinstall {source.fingerprint}")
-    whole = [document for document in documents if _says_something(document)]
-    if not whole:
-        raise SpecError(f"domains.{name}: all {len(documents)} documents are blank; give it text")
-    kept = cap(whole, None if isinstance(domain, SyntheticDomain) else domain.max_bytes)
+    if read.num_blank == read.num_read:
+        raise SpecError(f"domains.{name}: all {read.num_read} documents are blank; give it text")
+    kept = read.kept
     placement = split(name, kept, spec.splits)
     package, _, version = source.fingerprint.partition("==")
     facts = {
@@ -115,19 +117,14 @@ def _read(name: str, spec: Corpus, source: Source) -> tuple[list[Placed], Facts]
         "license": source.license,
         **source.facts,
         "loss": "answer" if any(document.prompt_chars for document in kept) else "all",
-        "documents_read": len(documents),
-        "documents_blank": len(documents) - len(whole),
+        "documents_read": read.num_read,
+        "documents_blank": read.num_blank,
         "documents_kept": len(kept),
         "bytes_kept": sum(document.num_bytes for document in kept),
         "sha256": _digest(kept),
         "split_unit": placement.unit,
     }
     return placement.documents, facts
-
-
-def _says_something(document: Document) -> bool:
-    """Tell whether there is anything to predict but white space."""
-    return bool(document.text[document.prompt_chars :].strip())
 
 
 def _digest(documents: list[Document]) -> str:

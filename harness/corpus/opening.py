@@ -26,7 +26,7 @@ from harness.pretrained import fingerprint_tokenizer
 from harness.spec import Corpus, FilesDomain
 
 FORMAT = 3  # of the folder and of what leads to it; raise it whenever equal specs give new bytes
-LIBRARIES = ("tokenizers", "datasketch")  # a new version may learn or compare differently
+LIBRARIES = ("tokenizers", "fastokens", "datasketch")  # a new version may learn or compare anew
 
 
 def _silent(message: str) -> None:

@@ -11,6 +11,7 @@ never from text that others hold out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 from typing import NamedTuple
 
@@ -31,23 +32,27 @@ class Placement(NamedTuple):
     """`group`, or `document` where groups were too few or too uneven, or `ready split`."""
 
 
-def cap(documents: list[Document], max_bytes: int | None) -> list[Document]:
+def cap(
+    documents: list[Document], max_bytes: int | None, sizes: Mapping[str, int] | None = None
+) -> list[Document]:
     """Keep groups in keyed-hash order up to `max_bytes`, none with more than a 24th of it.
 
     What lies beyond a group's share is taken last, so that four splits always find enough groups.
-    Ready splits keep their proportions.
+    Ready splits keep their proportions, those of `sizes` in bytes if documents are not all there
+    were.
     """
-    total = sum(document.num_bytes for document in documents)
-    if max_bytes is None or total <= max_bytes:
-        return documents
     parts: dict[str, list[Document]] = {}
     for document in documents:
         parts.setdefault(document.split or "", []).append(document)
-    sizes = {key: sum(document.num_bytes for document in part) for key, part in parts.items()}
+    if sizes is None:
+        sizes = {key: sum(document.num_bytes for document in part) for key, part in parts.items()}
+    total = sum(sizes.values())
+    if max_bytes is None or total <= max_bytes:
+        return documents
     return [
         document
-        for key, part in parts.items()
-        for document in _cap(part, max_bytes * sizes[key] // total)
+        for key, size in sizes.items()
+        for document in _cap(parts[key], max_bytes * size // total)
     ]
 
 

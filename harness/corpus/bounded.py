@@ -1,0 +1,117 @@
+"""Reading a source of any size while holding about as much of it as `max_bytes` keeps.
+
+Which documents the cap keeps is decided by the hashes of their groups, so a group can be let go as
+soon as groups before it are sure to fill the cap. What is kept is what `cap` keeps of everything:
+a group is counted by its first document alone, which no limit on a group's share leaves out. As a
+document that comes later may be first in its group and shorter, the count is taken again at the
+end, and where it falls short the source is read once more with more room.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+
+from harness.corpus.documents import Document, hash_key
+from harness.corpus.sources import Source
+from harness.corpus.splitting import cap
+
+
+@dataclass
+class Reading:
+    """What was read of a domain, and what the cap keeps of it."""
+
+    kept: list[Document] = field(default_factory=list)
+    num_read: int = 0
+    num_blank: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of all text that is not blank, by ready split."""
+
+
+def read_capped(source: Source, max_bytes: int | None) -> Reading:
+    """Return the documents that `cap` keeps of those of a source that say something."""
+    room = max_bytes
+    while True:
+        reading = Reading()
+        whole = _counted(source.read(), reading)
+        if room is None or max_bytes is None:
+            reading.kept = cap(list(whole), None)
+            return reading
+        first = _first_groups(whole, room)
+        if first.is_whole or first.is_enough(max_bytes):
+            reading.kept = cap(first.documents(), max_bytes, reading.sizes)
+            return reading
+        room *= 2
+
+
+def _counted(documents: Iterable[Document], reading: Reading) -> Iterator[Document]:
+    """Yield documents in which there is anything to predict but white space; count them all."""
+    for document in documents:
+        reading.num_read += 1
+        if document.text[document.prompt_chars :].strip():
+            key = document.split or ""
+            reading.sizes[key] = reading.sizes.get(key, 0) + document.num_bytes
+            yield document
+        else:
+            reading.num_blank += 1
+
+
+@dataclass
+class _Split:
+    """The first groups of one split: as many as fill `room`, by the least document of each."""
+
+    room: int
+    groups: dict[str, list[tuple[int, Document]]] = field(default_factory=dict)
+    least: dict[str, int] = field(default_factory=dict)
+    last: list[tuple[int, str]] = field(default_factory=list)  # a heap, the last group on top
+    filled: int = 0
+    border: int | None = None  # the first group that was let go; none after it comes in
+
+    def add(self, number: int, document: Document) -> None:
+        place = -int.from_bytes(hash_key(document.group))
+        if self.border is not None and place <= self.border:
+            return
+        if document.group not in self.groups:
+            self.groups[document.group] = []
+            heapq.heappush(self.last, (place, document.group))
+            self.least[document.group] = document.num_bytes
+            self.filled += document.num_bytes
+        self.groups[document.group].append((number, document))
+        shorter = min(self.least[document.group], document.num_bytes)
+        self.filled -= self.least[document.group] - shorter
+        self.least[document.group] = shorter
+        while self.filled - self.least[self.last[0][1]] >= self.room:
+            self.border, gone = heapq.heappop(self.last)
+            self.filled -= self.least.pop(gone)
+            del self.groups[gone]
+
+
+@dataclass
+class _First:
+    """The first groups of every split, and the documents in the order in which they came."""
+
+    splits: dict[str, _Split]
+
+    @property
+    def is_whole(self) -> bool:
+        return all(split.border is None for split in self.splits.values())
+
+    def is_enough(self, max_bytes: int) -> bool:
+        """Tell whether what was let go lies behind the cap, by the documents that stayed."""
+        return all(s.border is None or s.filled >= max_bytes for s in self.splits.values())
+
+    def documents(self) -> list[Document]:
+        numbered = [d for s in self.splits.values() for g in s.groups.values() for d in g]
+        return [document for _, document in sorted(numbered, key=itemgetter(0))]
+
+
+def _first_groups(documents: Iterable[Document], room: int) -> _First:
+    found = _First({})
+    for number, document in enumerate(documents):
+        key = document.split or ""
+        if key not in found.splits:
+            found.splits[key] = _Split(room)
+        found.splits[key].add(number, document)
+    return found
