@@ -87,7 +87,7 @@ class AttributeTop(_Staged):
     estimator: tuple[str, ...] = ()
     """Labels of estimators to show, the first in the terminal too; by default all of them."""
     queries: tuple[str, ...] = ()
-    """Queries to show in the terminal: regular expressions of names; by default the first ten."""
+    """Queries to show in the terminal: regular expressions of names; by default the first three."""
 
 
 @dataclass(frozen=True, kw_only=True)

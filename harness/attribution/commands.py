@@ -42,10 +42,16 @@ class Desk:
         self.spec, self.console = spec, console
         self.places = Places(out, spec.name)
         self.progress: Progress = on(console)
+        self.pages: dict[str, Path] = {}
 
     def say(self, text: str) -> None:
         """Print a line, whole."""
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def show(self, what: str, page: Path) -> None:
+        """Say where a page is, and keep it for the end."""
+        self.pages[what] = page
+        self.say(f"{what}: {page}")
 
     @cached_property
     def opened(self) -> Opened:
@@ -126,7 +132,7 @@ def _train(desk: Desk, asked: forms.AttributeTrain) -> None:
     page = curves.write(chosen.folder, looks, desk.places.pages, name, chosen.step)
     loss = "" if chosen.validation_loss is None else f", validation {chosen.validation_loss:.3f}"
     desk.say(f"attributed: step {chosen.step}{loss} of {chosen.folder}")
-    desk.say(f"curves: {page}")
+    desk.show("curves", page)
 
 
 def _fit(desk: Desk, asked: forms.AttributeFit) -> None:
@@ -163,7 +169,7 @@ def _inspect(desk: Desk, asked: forms.AttributeInspect) -> None:
         page = inspect.write(folder, out, asked.layers)
         for line in inspect.readings(out):
             desk.say(f"- {line}")
-        desk.say(f"{factors.strategy} factors in pictures: {page}")
+        desk.show(f"{factors.strategy} factors in pictures", page)
 
 
 def _score(desk: Desk, asked: forms.AttributeScore) -> None:
@@ -197,7 +203,7 @@ def _top(desk: Desk, asked: forms.AttributeTop) -> None:
         desk.say(
             "note: the page replaces one of other scores; `top` with their spec writes it anew"
         )
-    desk.say(f"top rows: {page}")
+    desk.show("top rows", page)
 
 
 def _select(desk: Desk, asked: forms.AttributeSelect) -> None:
@@ -233,7 +239,7 @@ def _evaluate(desk: Desk, asked: forms.AttributeEvaluate) -> None:
     evaluation = importlib.import_module("reports.attribution.evaluation")
     for line in evaluation.summary(folder):
         desk.say(f"- {line}")
-    desk.say(f"evaluation: {evaluation.write(folder, desk.places.pages)}")
+    desk.show("evaluation", evaluation.write(folder, desk.places.pages))
 
 
 def _run(desk: Desk, asked: forms.AttributeRun) -> None:
@@ -250,3 +256,6 @@ def _run(desk: Desk, asked: forms.AttributeRun) -> None:
     for number, (stage, form) in enumerate(stages.items(), start=1):
         desk.console.rule(f"{number} of {len(stages)}: {stage}", align="left", characters=" ")
         _do(desk, form)
+    desk.console.rule("pages", align="left", characters=" ")
+    for what, page in desk.pages.items():
+        desk.say(f"{what}: {page}")

@@ -72,7 +72,7 @@ def about_of(job: Job, scorer: Scorer, decided: Decided) -> dict[str, Any]:
         "arrays": list(job.shapes) if options.store == "npy" else [],
         "store": options.store,
         "dtype": "float32",
-        "sign": store.SIGN,
+        "sign": settings.get("sign", store.SIGN),
         "normalize": "none",
         "formula": normalize.FORMULAS["none"],
         "reduction": settings.get("reduction", "mean"),

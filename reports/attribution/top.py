@@ -129,6 +129,7 @@ def _store(store: ScoreStore, k: int, sample: list[int], overlaps: Overlaps) -> 
         "label": store.label,
         "estimator": about["estimator"],
         "formula": about["formula"],
+        "sign": about["sign"],
         "normalize": about["normalize"],
         "reduction": about["reduction"],
         "threshold": store.threshold,
@@ -140,8 +141,8 @@ def _store(store: ScoreStore, k: int, sample: list[int], overlaps: Overlaps) -> 
                 "helpful": _short(one.helpful),
                 "harmful": _short(one.harmful),
                 "random": _short([(i, float(store.total[i, query])) for i in sample]),
-                "limit": _digits(one.limit),
-                "largest": _digits(one.largest),
+                "limit": one.limit,
+                "largest": rounded(one.largest),
                 "bins": _histogram(np.array(store.total[:, query]), one.largest),
                 "warning": warned[query],
                 "masked": masked.get(query, ""),
@@ -176,8 +177,17 @@ def _text(prompt: str, answer: str) -> dict[str, Any]:
 
 
 def _short(pairs: list[Pair]) -> list[Any]:
-    return [[place, _digits(score)] for place, score in pairs]
+    return [[place, rounded(score)] for place, score in pairs]
 
 
-def _digits(value: float) -> float:
-    return float(f"{value:.4g}")
+def rounded(value: float) -> float:
+    """Return a score's three digits, which page and terminal show: rounded once, here."""
+    return float(f"{value:.3g}")
+
+
+def written(value: float) -> str:
+    """Write a score for a terminal, with the page's digits."""
+    size = abs(rounded(value))
+    if size and (size < 1e-3 or size >= 1e5):
+        return f"{value:+.2e}"
+    return f"{rounded(value):+,}".removesuffix(".0") if size else "0"

@@ -12,9 +12,9 @@ from harness.attribution.matching import matching
 from harness.attribution.store import Query, Row, ScoreStore, opened
 from reports.attribution.overlap import Overlaps
 from reports.attribution.overlap import Text as Compared
-from reports.attribution.top import Ends, confounds, ends
+from reports.attribution.top import Ends, confounds, ends, written
 
-MOST_QUERIES = 10  # in a terminal; the page has all of them
+MOST_QUERIES = 3  # in a terminal, 10 lines each and more; the page has all of them
 WIDTH = 160  # characters of a text
 GOOD, BAD = "green", "red"
 
@@ -49,7 +49,7 @@ def _one(query: Query, rows: list[Row], found: Ends, warning: str) -> Renderable
         for place, score in pairs:
             row = rows[place]
             style = "dim" if abs(score) < found.limit else color
-            cells = Text(f"{score:+.3g}", style=style), Text(f"{row.domain} {row.row}")
+            cells = Text(written(score), style=style), Text(f"{row.domain} {row.row}")
             shown.add_row(*cells, Text(_line(row)))
         shown.add_section()
     if not found.helpful and not found.harmful:

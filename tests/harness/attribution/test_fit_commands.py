@@ -57,6 +57,14 @@ def test_factors_are_fitted_and_looked_at(tiny_run: Any, tmp_path: Path) -> None
         do(AttributeInspect(spec=spec, out=out), "--factors.labels=empirical")
 
 
+def _shows(stage: str, asked: list[Any]) -> Any:
+    def do(desk: Any, form: Any) -> None:
+        asked.append(form)
+        desk.show(f"page of {stage}", Path(f"{stage}.html"))
+
+    return do
+
+
 def test_run_does_every_stage_as_it_is_without_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +72,7 @@ def test_run_does_every_stage_as_it_is_without_options(
     spec.write_text("name = 'x'\nrun = 'runs/0'\n")
     stages = ("train", "fit", "inspect", "score", "top", "evaluate")
     for stage in stages:
-        monkeypatch.setattr(commands, f"_{stage}", lambda desk, form: asked.append(form))
+        monkeypatch.setattr(commands, f"_{stage}", _shows(stage, asked))
     said = io.StringIO()
 
     run = AttributeRun(spec=spec, out=tmp_path, wandb_mode="offline")
@@ -75,4 +83,6 @@ def test_run_does_every_stage_as_it_is_without_options(
     assert asked[0] == AttributeTrain(spec=spec, out=tmp_path, wandb_mode="offline")
     assert asked[4] == AttributeTop(spec=spec, out=tmp_path)
     assert "6 of 6: evaluate" in said.getvalue()
+    pages = [f"page of {stage}: {stage}.html" for stage in stages]
+    assert said.getvalue().rstrip().splitlines()[-6:] == pages  # once more, together
     assert set(get_args(Command)) == set(forms.values())  # so that mypy asks for each of them

@@ -136,15 +136,31 @@ def test_the_table_shows_both_ends_and_the_warning(tmp_path: Path) -> None:
     ]
     assert len(lines) == 12
     assert "positive: training on the row lowers the query's loss" in said
+    assert data_of(top.write([tmp_path / "s"], tmp_path / "p", 2))["stores"][0]["sign"] in said
     confounded(tmp_path / "c")
     assert "The most helpful rows share" in shown(tmp_path / "c", 5)
+
+
+def test_page_and_terminal_write_the_same_digits(tmp_path: Path) -> None:
+    """1.0046 became 1.005 and then 1.01 on the page, and 1 in the terminal."""
+    values = [1.0046, 0.10048, -0.70049, 12345.6, 2.5e-5, 1.0e6, 0.9996]
+    store = write_store(tmp_path / "s", np.array(values)[:, None], some_rows(7), some_queries(1))
+
+    (found,) = data_of(top.write([store.folder], tmp_path / "p", 9))["stores"][0]["queries"]
+
+    kept = dict(map(tuple, [*found["helpful"], *found["harmful"]]))
+    assert [kept[i] for i in range(7)] == [1, 0.1, -0.7, 12300, 2.5e-5, 1e6, 1]
+    told = ["+1", "+0.1", "-0.7", "+12,300", "+2.50e-05", "+1.00e+06", "+1"]
+    assert [top.written(value) for value in values] == told
 
 
 def test_a_table_of_many_queries_says_where_the_others_are(tmp_path: Path) -> None:
     scores = np.ones((4, 12))
     write_store(tmp_path / "s", scores, some_rows(4), some_queries(12))
 
-    assert "and 2 more queries on the page" in shown(tmp_path / "s", 1)
+    told = shown(tmp_path / "s", 1)
+    assert "and 9 more queries on the page" in told
+    assert told.count("And of") == 3
     assert shown(tmp_path / "s", 1, ("q11",)).count("And of") == 1
     with pytest.raises(SpecError, match="queries: 'q99' matches no query; there are q0, q1"):
         table(tmp_path / "s", 1, ("q99",))

@@ -104,6 +104,7 @@ def test_a_baseline_is_scored_into_a_store_like_any_estimator(
     store = ScoreStore.open(folder)
     assert np.allclose(store.total, baselines.BASELINES[name](opened, pool, queries, 3), atol=1e-6)
     assert store.about["estimator"] == name
+    assert "nothing of a loss is known" in store.about["sign"]  # no gradient says so
     wrong = replace(spec, scores=Scoring(estimators={"own": {"kind": name, "sed": 3}}))
     with pytest.raises(SpecError, match=r"^scores\.estimators\.own\.sed"):
         score(opened, pool, queries, wrong, "own", Places(tmp_path, "b"))
