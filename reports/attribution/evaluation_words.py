@@ -24,6 +24,8 @@ class Statement(NamedTuple):
     text: str
     is_proven: bool | None
     """Whether an interval excludes what it denies; None for what only describes."""
+    sign: int = 0
+    """What is proven speaks for those it names: 1, or against them: -1."""
 
 
 RETRAINED = ("lds", "removal", "mislabelled", "planted")
@@ -164,7 +166,7 @@ def _signed(
     for claim, sign in ((above, 1), (below, -1), (unknown, 0)):
         who = [label for label in family if signs[label] == sign]
         if who:
-            told.append(Statement(f"{claim}: {', '.join(who)}.", bool(sign)))
+            told.append(Statement(f"{claim}: {', '.join(who)}.", bool(sign), sign))
     return told
 
 

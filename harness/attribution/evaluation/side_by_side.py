@@ -7,6 +7,7 @@ behind what the fine-tuned model says. Of plain text the first half is the promp
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,8 +42,9 @@ def measure(judged: Judged) -> Found:
     ]
     with judged.progress.track(len(names), "answers") as advance:
         for one in models.each(judged):
-            spoken = (one.model, one.tokenizer, one.end_of_text)
-            said, name = speak(*spoken, prompts, options.max_new_tokens, judged.say), one.name
+            spoken, name = (one.model, one.tokenizer, one.end_of_text), one.name
+            say = partial(_say, judged, name)
+            said = speak(*spoken, prompts, options.max_new_tokens, say)
             del one, spoken
             for row, answer, right in zip(rows, said, rights, strict=True):
                 row["answers"][name] = answer.text
@@ -54,6 +56,10 @@ def measure(judged: Judged) -> Found:
     continued = sum(not queries.shown[q].prompt.strip() for q in asked)
     facts = {"models": names, "generated": generated, "continued": continued}
     return {**facts, "answers": rows}
+
+
+def _say(judged: Judged, name: str, text: str) -> None:
+    judged.say(f"{name}: {text}")
 
 
 def prompted(shown: Shown) -> tuple[str, str]:

@@ -33,8 +33,8 @@ def test_a_good_estimator_is_shown_and_a_random_one_is_not() -> None:
     assert agreed.agreement is not None
     assert agreed.agreement.value < agreed.ceiling < 1
     told = words.of_subsets(agreed, ESTIMATORS)
-    assert ("Rank retrainings better than chance: good.", True) in told
-    assert ("Rank them the wrong way round: backwards.", True) in told
+    assert ("Rank retrainings better than chance: good.", True, 1) in told
+    assert ("Rank them the wrong way round: backwards.", True, -1) in told
 
 
 def test_one_replica_has_no_ceiling() -> None:
@@ -127,6 +127,8 @@ def test_the_page_holds_every_part_and_asks_for_nothing(tmp_path: Path) -> None:
     for heading in re.findall(r"<h2 id=\"[\w-]+\">(.+?)</h2>", text):
         assert "{" not in heading
     assert text.count("<h2 id=") == 7
+    for claim, color in (("Rank them the wrong", "proven against"), ("Rank retrain", "proven")):
+        assert f'<li class="{color}"><span class="tag">shown</span> {claim}' in text
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", text.split("<script>")[0])
     specs = json.loads(re.search(r'id="specs">(.+?)</script>', text, re.S)[1])  # type: ignore[index]
     assert set(specs) == {"lds", "predicted", "removal", "tail-patch", "mislabelled", "planted"}

@@ -234,12 +234,16 @@ def test_plain_text_is_continued() -> None:
     assert side_by_side.prompted(Shown("", "one")) == ("one", "")
 
 
-def test_generated_answers_have_no_right_one(judge: Judge) -> None:
+def test_generated_answers_have_no_right_one(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     judged = judge(prompts=2, max_new_tokens=4)
     asked = replace(judged.spec, queries=PromptQueries(path="prompts.json"))
 
-    found = side_by_side.measure(replace(judged, spec=asked))
+    lines: list[str] = []
+    monkeypatch.setattr(side_by_side, "prompted", lambda shown: ("word " * 200, shown.answer))
+    found = side_by_side.measure(replace(judged, spec=asked, say=lines.append))
 
+    cut = "answers: 2 of 2 prompts were cut to their last"
+    assert [line.split(cut)[0] for line in lines] == ["base: ", "fine-tuned: "]
     assert found["generated"]
     assert all(row["right"] is None and not row["metrics"] for row in found["answers"])
 
