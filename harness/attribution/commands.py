@@ -167,7 +167,7 @@ def _inspect(desk: Desk, asked: forms.AttributeInspect) -> None:
         name = key(desk.opened, desk.pool, factors)
         folder, out = desk.places.factors(name), desk.places.inspection(name)
         page = inspect.write(folder, out, asked.layers)
-        for line in inspect.readings(out):
+        for line in inspect.readings(page):
             desk.say(f"- {line}")
         desk.show(f"{factors.strategy} factors in pictures", page)
 

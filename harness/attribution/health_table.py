@@ -27,6 +27,12 @@ from harness.influence.factor_files import HEALTH
 
 LONGEST = 40  # lines; a model of many layers has its whole table in health.json
 NARROWEST = 10  # columns for a name; below 80 columns numbers are cut
+LEGEND = (
+    "inputs, gradients: rank/size of the module's two covariances",
+    "below 0: their eigenvalues that are negative, by rounding",
+    "damped condition: largest over smallest with the damping added to both;",
+    "damped: share of directions whose eigenvalue is below the damping",
+)
 NAMED = 3  # modules of another rung that are named
 
 
@@ -41,6 +47,8 @@ def health_table(folder: Path, width: int) -> RenderableType:
         of = f" of {shared}" if shared else ""
         lines = [Text(f"factors by module{of} ({what})", style="italic"), *_rungs(modules, shared)]
         lines.append(_table(modules, shared, width))
+        has_sides = any("inputs" in found for found in modules.values())
+        lines += [Text(told, style="dim") for told in (LEGEND if has_sides else LEGEND[2:])]
     if len(modules) > LONGEST:
         lines.append(Text(f"and {len(modules) - LONGEST} modules more in {folder / HEALTH}"))
     for decision in health["decisions"]:
@@ -67,7 +75,7 @@ def _empty(modules: dict[str, Any]) -> Table:
     table.add_column("module", no_wrap=True)
     has_sides = any("inputs" in found for found in modules.values())
     sides = ("inputs", "gradients", "below\n0") if has_sides else ()
-    for column in (*sides, "largest", "stable\nrank", "condition", "damped"):
+    for column in (*sides, "largest", "stable\nrank", "damped\ncondition", "damped"):
         table.add_column(column, justify="right", no_wrap=True, vertical="top")
     return table
 

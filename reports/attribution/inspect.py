@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,11 +35,14 @@ class Module(NamedTuple):
 def write(folder: Path, out: Path, layers: tuple[str, ...] = ()) -> Path:
     """Write OUT/index.html and OUT/pictures/*.png of the factors in `folder`; return the page.
 
-    `layers` are regular expressions of module names; all modules by default. SpecError where one
-    matches nothing, or where there is no curvature to look at.
+    `layers` are regular expressions of module names; all modules by default, and some of them are
+    drawn in a folder below OUT, so that the whole page stays. SpecError where one matches nothing,
+    or where there is no curvature to look at.
     """
     fitted = open_fitted(folder)
-    fitted.chosen(layers)  # before anything is drawn
+    names = fitted.chosen(layers)  # before anything is drawn
+    if len(names) < len(fitted.about["modules"]):
+        out = out / f"part-{hashlib.sha256(repr(names).encode()).hexdigest()[:16]}"
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     found: list[Spectrum] = []
     modules: list[Module] = []
@@ -48,29 +52,32 @@ def write(folder: Path, out: Path, layers: tuple[str, ...] = ()) -> Path:
             found.append(spectrum)
             shown = _module(spectrum, out, fitted.about["strategy"], fitted.about["trace_ridge"])
             modules.append(Module(spectrum, shown))
-        drawn = (
-            [_kept(p, out, "") for p in inspect_pictures.across(found)] if len(found) > 1 else []
-        )
+        across = inspect_words.across(found)
+        drawn = [
+            _kept(picture, out, " ".join(across[picture.name.removeprefix("across.")]))
+            for picture in (inspect_pictures.across(found) if across else ())
+        ]
+    health = inspect_words.health(fitted.health, names)
     context: dict[str, Any] = {
         "about": fitted.about,
         "factors_id": folder.name,
         "health": fitted.health,
         "words": inspect_words,
-        "readings": [*inspect_words.health(fitted.health), *inspect_words.across(found)],
+        "readings": health,
         "across": drawn,
         "modules": modules,
         "pattern": ", ".join(layers),
         "number": inspect_words.number,
     }
-    write_json(out / READINGS, context["readings"])
+    write_json(out / READINGS, [*health, *(line for told in across.values() for line in told)])
     path = out / "index.html"
     pages.write(path, pages.html("inspect.html.jinja", context, []))
     return path
 
 
-def readings(out: Path) -> list[str]:
+def readings(page: Path) -> list[str]:
     """Return what a page that was written says of the whole, for a terminal."""
-    found: list[str] = read_json(out / READINGS)
+    found: list[str] = read_json(page.parent / READINGS)
     return found
 
 

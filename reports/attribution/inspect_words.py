@@ -120,21 +120,23 @@ def ridge(found: Spectrum, strategy: str, fitted_with: float) -> str:
     )
 
 
-def across(found: list[Spectrum]) -> list[str]:
-    """Say how modules differ, and whether depth has to do with it."""
+def across(found: list[Spectrum]) -> dict[str, list[str]]:
+    """Say how modules differ, and whether depth has to do with it, by the picture's name."""
     if len(found) < 2:
-        return []
-    told = [
-        _range(found, "stable rank", lambda s: s.stable_rank),
-        _range(found, "condition number with damping", lambda s: s.condition_damped),
-        _range(found, "share of damped directions", lambda s: s.damped, as_share=True),
-    ]
-    return told + _trends(found)
+        return {}
+    rank = _range(found, "stable rank", lambda s: s.stable_rank)
+    held = "share of directions with 90% of the sum"
+    return {
+        "stable_rank": [rank, *_trends(found)],
+        "condition": [_range(found, "condition number with damping", lambda s: s.condition_damped)],
+        "damped": [_range(found, "share of damped directions", lambda s: s.damped, as_share=True)],
+        "reach": [_range(found, held, lambda s: s.reach[1] / s.directions, as_share=True)],
+    }
 
 
-def health(facts: dict[str, Any]) -> list[str]:
-    """Say what the fit has met on the way."""
-    modules = facts["modules"]
+def health(facts: dict[str, Any], shown: list[str]) -> list[str]:
+    """Say what the fit has met on the way, of covariances those of the modules `shown`."""
+    modules = {name: found for name, found in facts["modules"].items() if name in shown}
     sides = [m[s] for m in modules.values() for s in ("inputs", "gradients") if s in m]
     told = [f"Fitted on {whole(facts['rows'])} rows; {whole(facts['skipped_rows'])} left out."]
     if sides:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from harness.attribution.health_table import health_table
+from harness.attribution.health_table import LEGEND, health_table
 
 PARTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 LLAMA = [f"model.layers.{i}.{part}" for i in (0, 31) for part in PARTS]
@@ -51,7 +51,8 @@ def test_numbers_are_whole_and_names_break_at_dots(
     numbers = ["11005/11008", "11005/11008", "4", "1.2e-03", "1234.5", "1.23e+04", "100.0%"]
     line = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
     rule = next(i for i, told in enumerate(lines) if set(told) == {line})
-    rows = [told.split() for told in lines[rule + 1 :]]
+    rows = [told.split() for told in lines[rule + 1 : -len(LEGEND)]]
+    assert lines[-len(LEGEND) :] == list(LEGEND)
     assert [row[1:] for row in rows].count(numbers) == len(names)
     shared = "model.layers." if names == LLAMA else ""
     whole = "".join(name.removeprefix(shared) for name in names)

@@ -122,8 +122,10 @@ def test_depth_is_called_a_trend_only_where_it_is_one(
                for i, p in enumerate(powers)}  # fmt: skip
     found = list(spectra(open_fitted(write_factors(tmp_path / "f", lambdas))))
 
-    assert f"mlp.fc: the stable rank {told}" in " ".join(inspect_words.across(found))
-    few = " ".join(inspect_words.across(found[:3]))
+    said = inspect_words.across(found)
+    assert f"mlp.fc: the stable rank {told}" in " ".join(said["stable_rank"])
+    assert [len(lines) for lines in said.values()] == [2, 1, 1, 1]
+    few = str(inspect_words.across(found[:3]))
     assert "depth" not in few
 
 
@@ -136,9 +138,13 @@ def two_kinds(folder: Path, **settings: Any) -> Path:
 def test_layers_are_chosen_by_pattern(tmp_path: Path) -> None:
     folder = two_kinds(tmp_path / "f")
 
+    whole = inspect.write(folder, tmp_path / "out")
+    before = whole.read_text(), inspect.readings(whole)
     page = inspect.write(folder, tmp_path / "out", (r"\.1\.", "0.mlp.proj"))
 
-    names = {path.name.rpartition(".")[0] for path in (tmp_path / "out/pictures").iterdir()}
+    assert before == (whole.read_text(), inspect.readings(whole))  # a part replaces nothing
+    assert inspect.write(folder, tmp_path / "out", ("mlp",)) == whole  # matches every module
+    names = {path.name.rpartition(".")[0] for path in (page.parent / "pictures").iterdir()}
     chosen = [FC.format(1), PROJ.format(0), PROJ.format(1)]
     kinds = ("lambda", "sorted", "cumulative", "covariances")
     across = {f"across.{name}" for name in ("stable_rank", "condition", "damped", "reach")}
@@ -146,6 +152,10 @@ def test_layers_are_chosen_by_pattern(tmp_path: Path) -> None:
     text = page.read_text()
     assert FC.format(0) not in text
     assert "3 of 4 modules" in text
+    assert any(" of 6 covariances have less than" in line for line in inspect.readings(page))
+    assert any(" of 8 covariances have less than" in line for line in inspect.readings(whole))
+    drawn = text.split('id="across"')[1].split("</section>")[0]
+    assert drawn.count('<p class="says">The ') == drawn.count("<figure>") == 4
     with pytest.raises(SpecError, match=r"layers: 'gate' matches no fitted module; there are blo"):
         inspect.write(folder, tmp_path / "none", ("gate",))
     with pytest.raises(SpecError, match=r"layers: '\(' is no regular expression"):
