@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from harness.errors import SpecError
 from harness.files import read_json
 from harness.identity import code, digest
 from harness.influence.ekfac import Ekfac
+from harness.influence.factor_files import HEALTH
 from harness.rng import generator
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ ENGINE += [f"harness.influence.{name}" for name in ("reference_factors", "factor
 LEFT_OUT = ["data_partitions", "module_partitions", "batch_rows", "workers", "rows"]
 LEFT_OUT += ["damping", "damping_unit", "on_nonfinite"]
 NAMES = {"weights": "the model's weights", "rows": "the rows", "engine": "the engine"}
+PLURAL = ("weights", "rows")
 
 Parts = dict[str, Any]
 
@@ -111,21 +114,36 @@ def refuse_absent(places: Places, opened: Opened, pool: Pool, factors: Factors) 
     fix = "run `steelyard attribute fit`"
     if about is not None:
         raise SpecError(f"{folder}: stale: {_changed(about['parts'], now)}; {fix}")
-    others = [read_json(path) for path in sorted(folder.parent.glob(f"*/{ABOUT}"))]
+    others = {path.parent: read_json(path) for path in sorted(folder.parent.glob(f"*/{ABOUT}"))}
     if not others:
         raise SpecError(f"{folder}: no factors; {fix}")
-    nearest = min((other["parts"] for other in others), key=lambda old: len(_apart(old, now)))
-    raise SpecError(f"{folder}: no factors; those that are there: {_changed(nearest, now)}; {fix}")
+    nearest = min(others, key=lambda path: len(_apart(others[path]["parts"], now)))
+    old, counts = others[nearest]["parts"], _counts(nearest, chosen(opened, pool, factors).size)
+    told = _changed(old, now, counts)
+    raise SpecError(f"{folder}: no factors; those that are there: {told}; {fix}")
 
 
 def _apart(old: Parts, now: Parts) -> list[str]:
     return [name for name in {**old, **now} if old.get(name) != now.get(name)]
 
 
-def _changed(old: Parts, now: Parts) -> str:
+def _counts(there: Path, wanted: int) -> str:
+    """Say how many rows the factors in a folder were fitted on, and how many are asked for."""
+    health = read_json(there / HEALTH)
+    if health is None:
+        return ""
+    fitted = health["rows"] + health["skipped_rows"]
+    same = "as many, but others: " if fitted == wanted else ""
+    return f" ({same}{fitted} and {wanted} rows)"
+
+
+def _changed(old: Parts, now: Parts, counts: str = "") -> str:
     told = []
     for name in _apart(old, now):
-        told.append(f"{NAMES.get(name, name)} was {old.get(name)} and is {now.get(name)}")
+        verb = "were" if name in PLURAL else "was"
+        is_now = "are" if name in PLURAL else "is"
+        text = f"{NAMES.get(name, name)} {verb} {old.get(name)} and {is_now} {now.get(name)}"
+        told.append(text + (counts if name == "rows" else ""))
     return ", ".join(told)
 
 

@@ -140,11 +140,15 @@ def test_stale_factors_are_refused_by_what_has_changed(
     fit.fit(opened, pool, HOOKS, places, say=silence)
     other = moved(opened)
 
-    changed = rf"the model's weights was {opened.model_id} and is {other.model_id}; run"
+    changed = rf"the model's weights were {opened.model_id} and are {other.model_id}; run"
     with pytest.raises(SpecError, match=changed):
         fit.open_factors(other, pool, HOOKS, places)
-    with pytest.raises(SpecError, match=r"no factors; those that are there: the rows was \w+ and"):
+    fewer = rf"are there: the rows were \w+ and are \w+ \({len(pool)} and 20 rows\); run"
+    with pytest.raises(SpecError, match=f"no factors; those that {fewer}"):
         fit.open_factors(opened, pool.only(range(20)), HOOKS, places)
+    turned = r"\(as many, but others: "
+    with pytest.raises(SpecError, match=turned):
+        fit.open_factors(opened, pool.only(range(len(pool))[::-1]), HOOKS, places)
     with pytest.raises(SpecError, match=r"factors\.labels was sampled and is empirical"):
         fit.open_factors(opened, pool, replace(HOOKS, labels="empirical"), places)
     assert fit.key(other, pool, HOOKS) != fit.key(opened, pool, HOOKS)
