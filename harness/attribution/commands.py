@@ -85,9 +85,11 @@ class Desk:
 def carry_out(command: forms.Command, overrides: Sequence[str], prog: str, console: Console) -> int:
     """Do what a form of `steelyard attribute` asks; return the exit code."""
     spec = load_attribution(command.spec, overrides, prog)
+    from harness.attribution.score_job import check_labels
     from harness.loop import InterruptedRunError
     from harness.queued import RunFailedError
 
+    check_labels(spec)
     try:
         _do(Desk(spec, command.out, console), command)
     except (KeyboardInterrupt, InterruptedRunError):

@@ -122,6 +122,15 @@ def plan(
     )
 
 
+def check_labels(spec: Attribution) -> None:
+    """Refuse settings that any one label cannot follow; SpecError. Nothing is opened.
+
+    Else the labels before it would be scored, or a model trained, by the time it is told.
+    """
+    for label in spec.scores.estimators:
+        _possible(spec.scores, choose(spec, label), lambda _: None)
+
+
 def some_rows(pool: Pool, count: int | None) -> Pool:
     """Return `count` rows of the pool in the pool's order, drawn by a key: more take in fewer."""
     if count is None or count >= len(pool):
@@ -144,6 +153,10 @@ def _deciding(options: Scoring, chosen: Chosen) -> dict[str, Any]:
 def _possible(options: Scoring, chosen: Chosen, say: Callable[[str], None]) -> Scoring:
     """Return the options without those that the estimator cannot follow, and say which."""
     kind = chosen.kind
+    if options.normalize == "cosine" and kind == "grad_cos":
+        told = f"{kind} is a cosine as it is, of the row's step and the query's gradient"
+        say(f"{chosen.label}: normalize is left out; {told}")
+        options = replace(options, normalize="none")
     if options.normalize in NEEDS_SELF and kind not in SELF_KINDS:
         what = f"scores.normalize: {options.normalize} needs scores of rows on themselves"
         raise SpecError(f"{what}, which {kind} (label {chosen.label!r}) has not; leave it out")

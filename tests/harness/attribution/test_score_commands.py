@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from harness.attribution.commands import carry_out
+from harness.attribution.store import ScoreStore
 from harness.attribution_forms import (
+    AttributeFit,
     AttributeScore,
     AttributeSelect,
     AttributeTop,
     AttributeTrain,
 )
+from harness.errors import SpecError
 
 
 def test_scores_are_made_shown_and_selected_by(tiny_run: Any, tmp_path: Path) -> None:
@@ -60,3 +64,38 @@ def test_scores_are_made_shown_and_selected_by(tiny_run: Any, tmp_path: Path) ->
     assert "10 of " in told
     assert "rows kept, 20 had a score" in told
     assert len(to.read_text().splitlines()) == 10
+
+
+def test_what_one_label_cannot_follow_is_refused_before_another_is_scored(
+    tiny_run: Any, tmp_path: Path
+) -> None:
+    """By every stage, the first of which trains; a cosine that is asked for a cosine is one."""
+    spec, out = tmp_path / "a.toml", tmp_path / "out"
+    spec.write_text(
+        f"name = 'x'\nrun = {json.dumps(str(tiny_run.folder))}\n"
+        "[queries]\nkind = 'split'\nrows = 3\n[scores]\n"
+        "rows = 20\n[scores.estimators]\n"
+        "grad_dot = { kind = 'grad_dot', preconditioner = 'none' }\n"
+        "grad_cos = { kind = 'grad_cos', preconditioner = 'none' }\n"
+    )
+    said = io.StringIO()
+
+    def do(command: Any, normalize: str) -> int:
+        console = Console(file=said, width=200)
+        return carry_out(command, ("--scores.normalize", normalize), "p", console)
+
+    assert do(AttributeTrain(spec=spec, out=out), "cosine") == 0
+    for form in (AttributeTrain, AttributeFit, AttributeScore):
+        with pytest.raises(SpecError, match=r"self_influence needs .* grad_cos"):
+            do(form(spec=spec, out=out), "self_influence")
+    scores = out / "attribution/x/scores"
+    assert not scores.exists()
+
+    assert do(AttributeScore(spec=spec, out=out), "cosine") == 0
+
+    assert "grad_cos: normalize is left out; grad_cos is a cosine as it is" in said.getvalue()
+    stores = [ScoreStore.open(path.parent) for path in scores.glob("*/about.json")]
+    found = {(s.about["label"], s.about["normalize"]): s.total for s in stores}
+    np.testing.assert_allclose(
+        found["grad_dot", "cosine"], found["grad_cos", "none"], rtol=0, atol=1e-4
+    )
