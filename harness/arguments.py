@@ -28,7 +28,8 @@ _NOISE = (
 def parse(form: Any, arguments: Sequence[str], *, has_flags: bool = True, **options: Any) -> Any:
     """Return what tyro makes of `arguments`; SpecError, in one line, where it refuses them.
 
-    With flags, `--force` alone is true; without, truth has a value (`--x=True`), as sweeps give it.
+    With flags, `--force` alone is true; without, truth has a value: `--x=True`, as sweeps give it,
+    or `--x=true`, as TOML writes it.
     A request for help is printed, and ends in tyro's own SystemExit(0).
     """
     import tyro  # a third of a second, and most specs are run as they are
@@ -40,12 +41,34 @@ def parse(form: Any, arguments: Sequence[str], *, has_flags: bool = True, **opti
         return tyro.cli(form, args=list(arguments), config=settings, **options)
     complaint = io.StringIO()
     try:
-        with _endless_lines(), contextlib.redirect_stderr(complaint):
+        with _truth(), _endless_lines(), contextlib.redirect_stderr(complaint):
             return tyro.cli(form, args=list(arguments), config=settings, **options)
     except SystemExit as exit_:
         if not exit_.code:
             raise
         raise SpecError(one_line(complaint.getvalue())) from None
+
+
+def _truth() -> Any:
+    """Let tyro read true and false in TOML's spelling beside Python's."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def boolean(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
+        if info.type is not bool:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="{True,False}",
+            instance_from_str=lambda words: words[0].lower() == "true",
+            is_instance=lambda value: isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+            choices=("True", "False", "true", "false"),
+        )
+
+    return registry
 
 
 @contextlib.contextmanager

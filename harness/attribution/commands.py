@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from harness import attribution_forms as forms
 from harness.attribution.places import Places
@@ -27,9 +27,20 @@ if TYPE_CHECKING:
 
 def load_attribution(path: Path, overrides: Sequence[str], prog: str) -> Attribution:
     """Return the attribution in `path` with `--a.b=v` overrides; SpecError says what is wrong."""
-    spec = build(Attribution, read_spec(path), str(path))
+    spec = build(Attribution, _with_one_length(read_spec(path), overrides), str(path))
     found: Attribution = override(spec, overrides, prog) if overrides else spec
     return found
+
+
+def _with_one_length(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a file's tables without the epochs, or steps, in whose place overrides give others."""
+    given = {argument.partition("=")[0] for argument in overrides}
+    lengths = {"--training.steps", "--training.epochs"}
+    training = raw.get("training")
+    if len(given & lengths) != 1 or not isinstance(training, dict):
+        return raw
+    kept = {key: value for key, value in training.items() if f"--training.{key}" not in lengths}
+    return {**raw, "training": kept}
 
 
 class Desk:

@@ -470,6 +470,24 @@ def test_ekfac_and_its_kin_score_with_the_factors_that_fit_has_left(
     assert open_scores(opened, pool, queries, spec, "ekfac", places).about["identity"]["factors"]
 
 
+def test_a_length_on_the_command_line_wins_over_the_files_other_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('name = "x"\nrun = "r"\n[training]\nepochs = 2.0\nvalidation_rows = 8\n')
+
+    def training(*overrides: str) -> Any:
+        return load_attribution(path, overrides, "p").training
+
+    assert (training("--training.steps=3").steps, training("--training.steps=3").epochs) == (
+        3,
+        None,
+    )
+    assert training("--training.steps", "3").validation_rows == 8
+    assert training("--training.epochs=1.5").epochs == 1.5
+    assert training("--training.validation-rows=4").epochs == 2
+    with pytest.raises(SpecError, match="set one of epochs and steps, not both"):
+        training("--training.steps=3", "--training.epochs=1.0")
+
+
 def test_a_spec_is_read_from_a_file_and_overridden(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text(
@@ -482,6 +500,10 @@ def test_a_spec_is_read_from_a_file_and_overridden(tmp_path: Path) -> None:
     assert spec.scores.estimators["last"] == {"kind": "grad_dot", "last_blocks": 1}
     assert (spec.scores.rank, spec.scores.tokens) == (64, True)
     assert spec.scores.on_nonfinite == "mask"
+    as_toml = load_attribution(path, ["--scores.tokens=true", "--scores.modules=false"], "p")
+    assert (as_toml.scores.tokens, as_toml.scores.modules) == (True, False)
+    with pytest.raises(SpecError, match=r"--scores.tokens"):
+        load_attribution(path, ["--scores.tokens=yes"], "p")
     path.write_text('name = "x"\nrun = "r"\n[scores]\nestimators = ["grad_cos", "bm"]\n')
     with pytest.raises(SpecError, match=r"estimators.bm: 'bm' is no estimator"):
         load_attribution(path, [], "p")
