@@ -36,11 +36,14 @@ from tests.bench.device_world import (
     tiny,
 )
 
+NEVER = float("inf")
+FOR_ALL = 270  # seconds in which all parts have their limits
+
 
 class Part(NamedTuple):
     """What is measured, and for how long at most."""
 
-    limit: int  # seconds
+    limit: int  # seconds, where all parts together have FOR_ALL
     needs: int  # seconds that must be left for it to be worth beginning
     lines: Callable[[], Iterator[Line]]
 
@@ -51,7 +54,7 @@ class Bench:
     def __init__(self, device: str, is_tiny: bool, out: Path) -> None:
         self.device, self.is_tiny, self.out = device, is_tiny, out
         self.known = Device("", 1.0, 1.0, 0.0)
-        self.step = 1.0  # seconds of the 124M's fastest step, once it is known
+        self.step = NEVER  # seconds of the 124M's fastest step, once it is known
 
     def size(self, size: Size) -> Size:
         """Return the size to run."""
@@ -63,8 +66,7 @@ class Bench:
             "device": Part(30, 5, self.about),
             "waits": Part(40, 10, lambda: device_parts.waits(self.device, self.size(GPT2_SMALL))),
             "gpt2_compiled": Part(90, 30, lambda: self.trained(GPT2_124M, "GPT-2 124M", 20, True)),
-            "influence": Part(45, 15, lambda: device_parts.influence(
-                self.size(GPT2_124M), "GPT-2 124M", self.device, self.step, self.is_tiny)),
+            "influence": Part(45, 15, lambda: self.influence(device_parts.by_gradients())),
             "llama_compiled": Part(110, 50, lambda: self.trained(LLAMA_1B, "LLaMA 1B", 8, True)),
             "small_runs": Part(70, 30, self.small_runs),
             "methods": Part(60, 20, lambda: device_parts.methods(self.device)),
@@ -74,6 +76,8 @@ class Bench:
             "gpt2": Part(30, 10, lambda: self.trained(GPT2_124M, "GPT-2 124M", 10, False)),
             "scores_llama": Part(50, 15, lambda: device_parts.scores(
                 self.size(LLAMA_SMALL), "LLaMA, 4 layers, 256", self.device, self.is_tiny)),
+            "landmarks": Part(90, 30, lambda: self.influence(
+                device_parts.by_landmarks(self.is_tiny))),
             "overhead": Part(40, 15, lambda: device_parts.overhead(
                 self.size(GPT2_SMALL), "GPT-2, 4 layers, 256", self.device,
                 12 if self.is_tiny else 1000)),
@@ -100,6 +104,15 @@ class Bench:
             if "step_ms" in line and name.startswith("GPT-2"):
                 self.step = min(self.step, line["step_ms"] / 1e3)
             yield line
+
+    def influence(self, arms: dict[str, Any]) -> Iterator[Line]:
+        """Time refreshes of the 124M."""
+        size = self.size(GPT2_124M)
+        if self.step == NEVER:  # its own part was not asked for
+            yield from self.trained(GPT2_124M, "GPT-2 124M", 20, True)
+        yield from device_parts.influence(
+            size, "GPT-2 124M", self.device, self.step, self.is_tiny, arms
+        )
 
     def small_runs(self) -> Iterator[Line]:
         """Run several small runs at once."""
@@ -153,7 +166,7 @@ def main() -> None:
     """Run the parts, print every line, and keep them all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=270, help="for all parts together")
+    parser.add_argument("--seconds", type=float, default=FOR_ALL, help="for all parts together")
     parser.add_argument("--only", nargs="+", default=[], help="names of parts; all by default")
     parser.add_argument("--tiny", action="store_true", help="small enough for a CPU")
     options = parser.parse_args()
@@ -164,6 +177,7 @@ def main() -> None:
     torch.set_num_threads(min(8, torch.get_num_threads()))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks once, at a product
     began, kept = time.monotonic(), []
+    more = max(1.0, options.seconds / FOR_ALL) * (10 if options.tiny else 1)
     every = Bench(device, options.tiny, options.out).parts()
 
     def keep(part: str, line: Line) -> None:
@@ -179,11 +193,11 @@ def main() -> None:
             continue
         try:
             free(device)
-            with limited(min(part.limit * (10 if options.tiny else 1), left)):
+            with limited(min(part.limit * more, left)):
                 for line in part.lines():
                     keep(name, line)
         except TimeoutError:  # the part's own clock, or a run that did not come
-            keep(name, {"what": "given up", "limit": min(part.limit, round(left))})
+            keep(name, {"what": "given up", "limit": round(min(part.limit * more, left))})
         except Exception as error:  # the next part is worth its time all the same
             keep(name, {"what": "failed", "error": device_parts._short(error)})
 

@@ -150,18 +150,31 @@ def _kernels(loop: Loop) -> list[str]:
     return sorted(n[:70] for n in names if "flash" in n.lower() or "attention" in n.lower())[:8]
 
 
-def influence(size: Size, name: str, device: str, step: float, is_tiny: bool) -> Iterator[Line]:
-    """Time a refresh by each estimator beside a training step of `step` seconds."""
-    free(device)
-    arms: dict[str, Any] = {
+def by_gradients() -> dict[str, Any]:
+    """Return the estimators whose refresh is a pass or two over the rows."""
+    return {
         "directional, by default": Directional(),
         "directional, bfloat16, central": Directional(difference="central", precision="bfloat16"),
         "grad_dot, bfloat16 (exact)": GradDot(precision="bfloat16"),
         "group, bfloat16 (exact)": Group(precision="bfloat16"),
         "group, float32 (exact)": Group(),
-        "jvp_landmark, 64": JvpLandmark(landmarks=4 if is_tiny else 64, chunk_rows=8),
-        "hidden_landmark, 64": HiddenLandmark(landmarks=4 if is_tiny else 64),
     }
+
+
+def by_landmarks(is_tiny: bool) -> dict[str, Any]:
+    """Return the estimators that embed rows and fit landmarks."""
+    count = 4 if is_tiny else 64
+    return {
+        f"hidden_landmark, {count}": HiddenLandmark(landmarks=count),
+        f"jvp_landmark, {count}": JvpLandmark(landmarks=count, chunk_rows=8),
+    }
+
+
+def influence(
+    size: Size, name: str, device: str, step: float, is_tiny: bool, arms: dict[str, Any]
+) -> Iterator[Line]:
+    """Time a refresh by each estimator beside a training step of `step` seconds."""
+    free(device)
     loop = device_loop(size, device)
     for _ in range(5):
         loop.step()
