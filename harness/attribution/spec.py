@@ -39,7 +39,10 @@ _FORBID = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class Training:
-    """How long the model is fine-tuned, and how often it is looked at."""
+    """How long the model is fine-tuned, and how often it is looked at.
+
+    Every step's loss, learning rate and gradient norm are recorded; there is no interval to set.
+    """
 
     epochs: Annotated[float, Field(strict=True, gt=0)] | None = None
     """Passes over the training rows; with several domains, over all of them together."""

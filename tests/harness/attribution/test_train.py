@@ -226,6 +226,17 @@ def test_warnings_on_the_data_are_printed_and_stand_on_the_page(
     assert "WARNING: domains.a looks random" in capsys.readouterr().out
 
 
+def test_help_says_that_every_step_is_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who looks for a logging interval finds that there is none."""
+    with pytest.raises(SystemExit):
+        main(["attribute", "train", str(write_spec(tmp_path)), "--help"])
+
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Every step's loss, learning rate and gradient norm are recorded" in shown
+
+
 def test_a_later_stage_asks_for_training_first(tmp_path: Path) -> None:
     spec = load_attribution(write_spec(tmp_path), [], "")
 
