@@ -30,7 +30,7 @@ NARROWEST = 10  # columns for a name; below 80 columns numbers are cut
 LEGEND = (
     "inputs, gradients: rank/size of the module's two covariances",
     "below 0: their eigenvalues that are negative, by rounding",
-    "damped condition: largest over smallest with the damping added to both;",
+    "damped condition: largest over smallest with the damping added to both",
     "damped: share of directions whose eigenvalue is below the damping",
 )
 NAMED = 3  # modules of another rung that are named
