@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from baselines.influence import Influence
 from baselines.static import Static
 from harness import allocator
+from harness.choices import BFLOAT16_UNITS, Precision, cpu_units
 from harness.loop import Loop
 from harness.model import build_model
 from harness.optim import build_optimizer
@@ -72,21 +73,23 @@ def memory(out: Path, pairs: int, threads: int) -> list[tuple[str, ...]]:
 
 def overhead(out: Path, steps: int, threads: int, repeats: int) -> list[tuple[str, ...]]:
     """Run the influence arm at its defaults and every 100 steps, in turns, and read the bills."""
-    arms = {
-        "at its defaults": (Influence(), "<= 0.05"),
-        "every 100 steps": (Influence(every=100), ""),
+    arms: dict[str, tuple[Influence, Precision, str]] = {
+        "at its defaults": (Influence(), "float32", "<= 0.05"),
+        "every 100 steps": (Influence(every=100), "float32", ""),
     }
+    if cpu_units(BFLOAT16_UNITS):  # what a run on such a CPU is trained in
+        arms["at its defaults, bfloat16"] = (Influence(), "bfloat16", "<= 0.05")
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     flops, refreshes = {}, {}
     for _ in range(repeats):
-        for name, (mixer, _asked) in arms.items():
-            loop = loop_of(out, mixer, "nano", 64, steps, threads)
+        for name, (mixer, precision, _asked) in arms.items():
+            loop = loop_of(out, mixer, "nano", 64, steps, threads, precision)
             loop.run()
             train, spent = loop.meter.accounts["train"], loop.meter.accounts["mixer"]
             seconds[name].append(spent.seconds / train.seconds)
             flops[name], refreshes[name] = spent.flops / train.flops, int(loop.state["refreshes"])
     rows: list[tuple[str, ...]] = []
-    for name, (_mixer, asked) in arms.items():
+    for name, (*_, asked) in arms.items():
         what = f"influence {name}, overhead / training over {steps} steps"
         found = seconds[name]
         spread = f"{min(found):.3f} to {max(found):.3f}"

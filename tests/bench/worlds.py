@@ -71,7 +71,15 @@ class Silent:
         return False
 
 
-def loop_of(out: Path, mixer: Any, size: str, tokens: int, steps: int, threads: int) -> Loop:
+def loop_of(
+    out: Path,
+    mixer: Any,
+    size: str,
+    tokens: int,
+    steps: int,
+    threads: int,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Loop:
     """Return a loop that is ready to step, without evaluation or checkpoints in time."""
     spec = RunSpec(
         corpus=CORPUS,
@@ -86,6 +94,7 @@ def loop_of(out: Path, mixer: Any, size: str, tokens: int, steps: int, threads: 
         seed=0,
         data_seed=0,
         threads=threads,
+        precision=precision,
         engine=engine(),
     )
     store = open_corpus(CORPUS, out / "corpora")
