@@ -48,7 +48,7 @@ def assemble(
     """Return the loop of a run, ready to start or to resume; on one rank, unless `ranks` says."""
     meter, ranks = Meter(spec.device), ranks or Ranks()
     view = build_view(spec, store, meter, open_model, ranks)
-    network = Recomputing(view.model) if spec.batch.recompute else view.model
+    network = Recomputing(view.model, spec.compile) if spec.batch.recompute else view.model
     network = ranks.network(network)
     return Loop(
         spec=spec,

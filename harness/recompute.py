@@ -7,10 +7,12 @@ forward pass; whoever else uses the model meets it as it was. The bits of a step
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from harness.attention import short_rows
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 class Recomputing(nn.Module):
     """Calls a model whose blocks forget their activations."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, is_compiled: bool = False) -> None:
         """Prepare a transformers model; SpecError where its blocks cannot do it."""
         super().__init__()
         from transformers.modeling_layers import GradientCheckpointingLayer
@@ -32,10 +34,14 @@ class Recomputing(nn.Module):
             raise SpecError(f"batch.recompute: {kind} has no blocks that can; set it to false")
         new = getattr(model, "activation_checkpointing_enable", None)
         enable: Any = new or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        self._inputs: Tensor | None = None
+        # a compiler traces both passes inside of the form that attention has, and takes no function
+        again = {} if is_compiled else {"context_fn": self._as_before}
+        enable({"use_reentrant": False, **again})
 
     def forward(self, **inputs: Tensor) -> Any:
         """Return what the model returns."""
+        self._inputs = inputs["input_ids"]
         try:
             for block in self._blocks:
                 block.training = True  # the block's own flag, not that of its dropout
@@ -43,3 +49,8 @@ class Recomputing(nn.Module):
         finally:
             for block in self._blocks:
                 block.training = False
+
+    def _as_before(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Return what a block runs in, and runs again in: PyTorch restores all but attention."""
+        assert self._inputs is not None
+        return nullcontext(), short_rows(self._inputs)

@@ -34,7 +34,8 @@ def load_attribution(path: Path, overrides: Sequence[str], prog: str) -> Attribu
 
 def _with_one_length(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a file's tables without the epochs, or steps, in whose place overrides give others."""
-    given = {argument.partition("=")[0] for argument in overrides}
+    parts = (argument.partition("=") for argument in overrides)
+    given = {name for name, _, value in parts if value != "None"}
     lengths = {"--training.steps", "--training.epochs"}
     training = raw.get("training")
     if len(given & lengths) != 1 or not isinstance(training, dict):

@@ -105,10 +105,13 @@ def plan(
     detail: tuple[Detail, ...] = ()
     detail += ("modules",) if options.modules else ()
     detail += ("tokens",) if options.tokens else ()
+    engine = [type(chosen.estimator).__module__, low_rank.__name__]
+    if options.self_influence:
+        engine.append("harness.attribution.score_self")
     identity = {
         "version": metadata.version("steelyard"),
         "torch": torch.__version__,
-        "code": code(type(chosen.estimator).__module__, low_rank.__name__),
+        "code": code(*engine),
         "weights": opened.model_id,
         "rows": scored.id,
         "queries": queries.id,

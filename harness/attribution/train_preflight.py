@@ -56,6 +56,6 @@ def _tell_silent(domain: str, silent: int, rows: int, batch: Batching, say: Say)
 
 
 def tell_data(warnings: Iterable[Mapping[str, Any]], say: Say) -> None:
-    """Say what a run's header has of warnings on the data, loud ones first."""
+    """Say what a run's header has of warnings on the data, in its order."""
     for warning in warnings:
         say(f"{'WARNING' if warning['loud'] else 'note'}: {warning['text']}")

@@ -4,13 +4,14 @@ Which documents the cap keeps is decided by the hashes of their groups, so a gro
 soon as groups before it are sure to fill the cap. What is kept is what `cap` keeps of everything:
 a group is counted by its first document alone, which no limit on a group's share leaves out. As a
 document that comes later may be first in its group and shorter, the count is taken again at the
-end, and where it falls short the source is read once more with more room.
+end, and where it falls short the source is read once more with more room. The price: where few
+groups hold much text, up to `max_bytes` of each are held.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -30,7 +31,9 @@ class Reading:
     """Bytes of all text that is not blank, by ready split."""
 
 
-def read_capped(source: Source, max_bytes: int | None) -> Reading:
+def read_capped(
+    source: Source, max_bytes: int | None, progress: Callable[[str], None] = lambda _: None
+) -> Reading:
     """Return the documents that `cap` keeps of those of a source that say something."""
     room = max_bytes
     while True:
@@ -43,7 +46,8 @@ def read_capped(source: Source, max_bytes: int | None) -> Reading:
         if first.is_whole or first.is_enough(max_bytes):
             reading.kept = cap(first.documents(), max_bytes, reading.sizes)
             return reading
-        room *= 2
+        room *= 4
+        progress(f"corpus: reading {source.fingerprint} again, holding up to {room:,} bytes")
 
 
 def _counted(documents: Iterable[Document], reading: Reading) -> Iterator[Document]:
@@ -59,11 +63,27 @@ def _counted(documents: Iterable[Document], reading: Reading) -> Iterator[Docume
 
 
 @dataclass
+class _Group:
+    """The documents of a group that the cap may keep: the first in its order that fill `room`."""
+
+    room: int
+    held: list[tuple[int, int, Document]] = field(default_factory=list)  # a heap, the last on top
+    filled: int = 0
+
+    def add(self, number: int, document: Document) -> None:
+        place = -int.from_bytes(hash_key(document.name))
+        heapq.heappush(self.held, (place, number, document))
+        self.filled += document.num_bytes
+        while self.filled - self.held[0][2].num_bytes >= self.room:
+            self.filled -= heapq.heappop(self.held)[2].num_bytes
+
+
+@dataclass
 class _Split:
     """The first groups of one split: as many as fill `room`, by the least document of each."""
 
     room: int
-    groups: dict[str, list[tuple[int, Document]]] = field(default_factory=dict)
+    groups: dict[str, _Group] = field(default_factory=dict)
     least: dict[str, int] = field(default_factory=dict)
     last: list[tuple[int, str]] = field(default_factory=list)  # a heap, the last group on top
     filled: int = 0
@@ -74,11 +94,11 @@ class _Split:
         if self.border is not None and place <= self.border:
             return
         if document.group not in self.groups:
-            self.groups[document.group] = []
+            self.groups[document.group] = _Group(self.room)
             heapq.heappush(self.last, (place, document.group))
             self.least[document.group] = document.num_bytes
             self.filled += document.num_bytes
-        self.groups[document.group].append((number, document))
+        self.groups[document.group].add(number, document)
         shorter = min(self.least[document.group], document.num_bytes)
         self.filled -= self.least[document.group] - shorter
         self.least[document.group] = shorter
@@ -103,7 +123,8 @@ class _First:
         return all(s.border is None or s.filled >= max_bytes for s in self.splits.values())
 
     def documents(self) -> list[Document]:
-        numbered = [d for s in self.splits.values() for g in s.groups.values() for d in g]
+        groups = (group for split in self.splits.values() for group in split.groups.values())
+        numbered = [entry[1:] for group in groups for entry in group.held]
         return [document for _, document in sorted(numbered, key=itemgetter(0))]
 
 

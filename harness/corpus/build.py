@@ -55,7 +55,7 @@ def build(
     domains: dict[str, Facts] = {}
     for name in domain_order(spec):
         progress(f"corpus: reading {name} ({sources[name].fingerprint})")
-        documents, domains[name] = _read(name, spec, sources[name])
+        documents, domains[name] = _read(name, spec, sources[name], progress)
         placed += documents
     progress(f"corpus: comparing {len(placed):,} documents")
     kept = _without_duplicates(placed, spec, domains)
@@ -94,11 +94,13 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _read(name: str, spec: Corpus, source: Source) -> tuple[list[Placed], Facts]:
+def _read(
+    name: str, spec: Corpus, source: Source, progress: Progress
+) -> tuple[list[Placed], Facts]:
     domain = spec.domains[name]
     limit = None if isinstance(domain, SyntheticDomain) else domain.max_bytes
     try:
-        read = read_capped(source, limit)
+        read = read_capped(source, limit, progress)
     except OSError as error:
         raise SpecError(f"domains.{name}: {error}; reinstall {source.fingerprint}") from error
     if not read.num_read:

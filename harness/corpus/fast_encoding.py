@@ -3,13 +3,14 @@
 The tokenizers library tells where each token lies in its text, and pays for that whether it is
 asked or not: 3 MB/s a core for a byte-level BPE, where fastokens reads the same tokenizer.json and
 is ten times as fast. What a corpus holds is still defined by the tokenizers library, so a sample of
-the very texts is encoded by both first. One difference, a part of tokenizer.json that fastokens
-does not know, or no fastokens on this platform: the tokenizers library does it all. The only file
-that imports fastokens.
+the very texts is encoded by both first, the longest among them. One difference, or a part of
+tokenizer.json that fastokens does not know: the tokenizers library does it all. Where a limit of
+its regular expressions is met later, it does that batch. The only file that imports fastokens.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 Encode = Callable[[Sequence[str]], list["NDArray[np.int64]"]]
 
 MANY = 256  # texts; for fewer, comparing costs more than is gained
-SAMPLE = 64  # texts, of at most CHARACTERS each
-CHARACTERS = 4096
+SAMPLE, CHARACTERS = 64, 4096  # so many texts, evenly spread, of at most so many characters each
+LONGEST, MOST_CHARACTERS = 4, 200_000  # and these
 
 
 def fast_encoder(tokenizer: Tokenizer, texts: Sequence[str], reference: Encode) -> Encode | None:
@@ -32,22 +33,31 @@ def fast_encoder(tokenizer: Tokenizer, texts: Sequence[str], reference: Encode) 
 
     None if there is no such thing, or if there are too few texts to be worth it.
     """
-    if len(texts) < MANY:
+    if sum(map(bool, texts)) < MANY:
         return None
-    try:
-        from fastokens import Tokenizer as Fast
+    from fastokens import Tokenizer as Fast
 
+    try:
         fast = Fast.from_json_str(tokenizer.to_str())
-    except (ImportError, ValueError):
+    except ValueError:
         return None
 
     def encode(some: Sequence[str]) -> list[NDArray[np.int64]]:
-        # as text, like `encode_special_tokens`: a document may spell a special token out
-        flat, offsets = fast.encode_batch_flat(list(some), split_special_tokens=True)
+        try:
+            # as text, like `encode_special_tokens`: a document may spell a special token out
+            flat, offsets = fast.encode_batch_flat(list(some), split_special_tokens=True)
+        except Exception:
+            return reference(some)
         tokens = np.frombuffer(flat, np.uint32).astype(np.int64)
         borders = np.frombuffer(offsets, np.uint64).tolist()
         return [tokens[start:end] for start, end in pairwise(borders)]
 
-    sample = [texts[i][:CHARACTERS] for i in range(0, len(texts), len(texts) // SAMPLE)]
+    sample = _sample(texts)
     pairs = zip(encode(sample), reference(sample), strict=True)
     return encode if all(np.array_equal(ours, theirs) for ours, theirs in pairs) else None
+
+
+def _sample(texts: Sequence[str]) -> list[str]:
+    spread = [texts[i][:CHARACTERS] for i in range(0, len(texts), len(texts) // SAMPLE)]
+    longest = heapq.nlargest(LONGEST, texts, key=len)
+    return spread + [text[:MOST_CHARACTERS] for text in longest]

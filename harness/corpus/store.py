@@ -96,7 +96,7 @@ class TokenStore:
     def num_bytes(self, domain: str, split: str) -> NDArray[Any]:
         """Return the UTF-8 bytes that each token of a tuning or held-out stream accounts for."""
         path = self.folder / bytes_file(domain, split)
-        return _mapped(path, len(self._streams[domain, split]))
+        return np.asarray(_mapped(path, len(self._streams[domain, split])))
 
     def documents(self, domain: str, split: str) -> NDArray[np.int64]:
         """Return where each document starts in the stream, in tokens."""
@@ -111,9 +111,9 @@ def read_store(folder: Path) -> TokenStore:
     for domain, facts in manifest["domains"].items():
         for split in SPLITS:
             size = facts["splits"][split]["tokens"]
-            streams[domain, split] = _mapped(folder / tokens_file(domain, split), size)
+            streams[domain, split] = at_random(_mapped(folder / tokens_file(domain, split), size))
             if facts.get("loss") == "answer":
-                masks[domain, split] = _mapped(folder / mask_file(domain, split), size)
+                masks[domain, split] = np.asarray(_mapped(folder / mask_file(domain, split), size))
     return TokenStore(
         id=manifest["id"],
         folder=folder,
@@ -128,15 +128,15 @@ def read_store(folder: Path) -> TokenStore:
 
 
 def _mapped(path: Path, size: int) -> NDArray[Any]:
-    """Return the array in a file, memory-mapped, if it has `size` entries."""
+    """Return the array in a file, memory-mapped (a np.memmap), if it has `size` entries."""
     try:
         # an empty file cannot be mapped
-        array = np.load(path, mmap_mode="r" if size else None, allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r" if size else None, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise SpecError(f"{path}: unreadable ({error}); delete {path.parent}") from error
     if len(array) != size:
         raise SpecError(f"{path}: {len(array)} tokens is damaged; delete {path.parent}")
-    return at_random(array)
+    return array
 
 
 def at_random(array: NDArray[Any]) -> NDArray[Any]:

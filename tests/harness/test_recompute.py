@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from harness.spec import Batching, Model
 from tests.tiny import MakeLoop, MakeSpec
 
 SHAPES = {
-    "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 2},
-    "llama": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
+    "gpt2": {"n_layer": 4, "n_embd": 32, "n_head": 2},
+    "llama": {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 2},
 }
 
 
@@ -49,12 +50,15 @@ def test_gradients_are_equal_to_the_bit_and_less_is_kept(
     assert kept[1] < kept[0] / 2
 
 
-def test_a_run_takes_the_same_steps(make_loop: MakeLoop, make_spec: MakeSpec) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_takes_the_same_steps(
+    precision: Literal["float32", "bfloat16"], make_loop: MakeLoop, make_spec: MakeSpec
+) -> None:
     """Through the loop, in micro-batches."""
     ends = []
     for recompute in (False, True):
         spec = make_spec(batch=Batching(rows=8, tokens=32, micro_rows=4, recompute=recompute))
-        loop = make_loop(replace(spec, num_steps=3))
+        loop = make_loop(replace(spec, num_steps=3, precision=precision))
         loop.run()
         ends.append(loop.view.model.state_dict())
 

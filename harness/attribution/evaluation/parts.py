@@ -130,7 +130,8 @@ def _before(judged: Judged, folder: Path) -> dict[Part, Path]:
             continue
         try:
             path = folder / f"{part}-{part_key(judged, part)}.json"
-        except SpecError:  # it reads files or runs that are gone; nobody has asked for it
+        except SpecError as error:  # it reads files or runs that are gone; nobody has asked for it
+            judged.say(f"{part}: measured before, not shown: {error}")
             continue
         if path.exists():
             judged.say(f"{part}: measured before, shown too")
