@@ -49,7 +49,7 @@ def parse(form: Any, arguments: Sequence[str], *, has_flags: bool = True, **opti
         raise SpecError(one_line(complaint.getvalue())) from None
 
 
-def _truth() -> Any:
+def _truth() -> contextlib.AbstractContextManager[object]:
     """Let tyro read true and false in TOML's spelling beside Python's."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 

@@ -1,9 +1,10 @@
 """Attention as separate products where that trains faster: short rows in bfloat16 on a CPU.
 
-The backward pass of PyTorch's fused attention takes the same time for 64 tokens as for a few
-hundred there: at 128 it is three times as slow as the products, softmax and all, and a fifth of a
-small model's step. The fused kernel stays where no gradient is asked for, which is where it is
-fast, in longer rows, whose matrices of scores cost memory, in float32, and on a GPU.
+The backward pass of PyTorch's fused attention is slow there: forward and backward together, the
+products, softmax and all, are several times as fast at 64 tokens, and their lead shrinks as rows
+grow (`python -m tests.bench.run --only attention`). The fused kernel stays where no gradient is
+asked for, which is where it is fast, in longer rows, whose matrices of scores cost memory, in
+float32, and on a GPU.
 """
 
 from __future__ import annotations

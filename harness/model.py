@@ -152,8 +152,8 @@ def _forget_padding(model: nn.Module) -> None:
 def _fuse_activations(model: nn.Module) -> None:
     """Compute GPT-2's GELU in one kernel where transformers writes it out in eight.
 
-    The same function (arXiv:1606.08415, by tanh), rounded otherwise; a fifth of a small model's
-    step. The configuration still says what it said, so what is saved opens anywhere.
+    The same function (arXiv:1606.08415, by tanh), rounded otherwise. The configuration still says
+    what it said, so what is saved opens anywhere.
     """
     from transformers.activations import NewGELUActivation
 

@@ -7,13 +7,15 @@ there.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from baselines.static import Static
 from harness.corpus import TokenStore
 from harness.loop import Loop, Watch
-from harness.spec import Checkpoint, RunSpec
+from harness.model import build_model
+from harness.spec import Checkpoint, Model, RunSpec
 from harness.testing import world
 from harness.testing.world import (
     ONLY_AT_THE_END,
@@ -38,9 +40,18 @@ __all__ = [
     "assemble_loop",
     "corpus_spec",
     "no_other_run",
+    "of_llama",
     "run_spec",
     "stepped",
 ]
+
+LLAMA: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+}
 
 
 class MakeSpec(Protocol):
@@ -71,3 +82,10 @@ class MakeView(Protocol):
 def run_spec(store: TokenStore, **changes: Any) -> RunSpec:
     """Return the tiny run on an opened corpus, with `changes` to its fields."""
     return world.run_spec(store, **{"mixer": Static(), **changes})
+
+
+def of_llama(view: RunView) -> RunView:
+    """Return the same view of a random LLaMA, which has no moments."""
+    vocab_size = view.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    spec = Model(architecture="llama", config=LLAMA)
+    return replace(view, model=build_model(spec, vocab_size, 32, seed=3))

@@ -40,6 +40,7 @@ def parts(options: argparse.Namespace, out: Path) -> dict[str, Callable[[], Iter
         "memory": lambda: loop.memory(out, pairs, threads),
         "trainer": lambda: throughput.trainer(12, 10, scores),
         "bfloat16": lambda: throughput.bfloat16(12, scores),
+        "attention": lambda: throughput.attention(12, scores),
         "grid": lambda: throughput.grid(9, 30, num_cores()),
         "tokenizing": lambda: throughput.tokenizing(repeats),
         "mapped": lambda: throughput.mapped(200, 10),

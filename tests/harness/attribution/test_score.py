@@ -16,7 +16,7 @@ import torch
 
 from harness.attribution import fit, score_job
 from harness.attribution.alone import alone
-from harness.attribution.commands import load_attribution
+from harness.attribution.desk import load_attribution
 from harness.attribution.fit_spec import Factors
 from harness.attribution.nonfinite import Decisions, UnsoundError, decide
 from harness.attribution.places import Places

@@ -15,8 +15,7 @@ from harness.attribution.score_self import self_scores
 from harness.attribution.store import SELF
 from harness.influence.ekfac import Ekfac
 from harness.influence.gradients import GradDot
-from harness.model import build_model
-from harness.spec import Model
+from tests.tiny import of_llama
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,23 +23,11 @@ if TYPE_CHECKING:
     from harness.api import Batch, State, View
     from harness.attribution.rows import Pool
 
-LLAMA: dict[str, Any] = {
-    "num_hidden_layers": 2,
-    "hidden_size": 32,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-}
-
 
 @pytest.fixture(params=["gpt2", "llama"])
 def view(request: pytest.FixtureRequest, opened: Any) -> Any:
     """Return the run's view, or the same of a random LLaMA, which has no moments."""
-    if request.param == "gpt2":
-        return opened.view
-    vocab_size = opened.view.model.get_input_embeddings().weight.shape[0]
-    model = build_model(Model(architecture="llama", config=LLAMA), vocab_size, 24, seed=3)
-    return replace(opened.view, model=model)
+    return opened.view if request.param == "gpt2" else of_llama(opened.view)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.attribution import select_spec
-from harness.attribution.commands import load_attribution
+from harness.attribution.desk import load_attribution
 from harness.attribution.select import Selecting, select
 from harness.attribution.store import ScoreStore
 from harness.attribution.values import values

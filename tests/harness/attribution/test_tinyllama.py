@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.attribution.commands import Desk, load_attribution
+from harness.attribution.desk import Desk, load_attribution
 from harness.attribution.fit import fit
 from harness.attribution.score import score
 from harness.attribution.scorers import choose, needed_factors

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from harness import checkpoint
-from harness.attribution.commands import load_attribution
+from harness.attribution.desk import load_attribution
 from harness.attribution.places import Places
 from harness.attribution.train import choose, open_chosen
 from harness.cli import main

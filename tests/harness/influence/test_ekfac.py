@@ -26,26 +26,11 @@ from harness.influence.ekfac import Ekfac
 from harness.influence.factor_files import load_factors, save_factors
 from harness.influence.gradients import GradDot
 from harness.influence.selection import choose
-from harness.model import build_model
-from harness.spec import Model
 from harness.testing import EstimatorContract
 from harness.view import RunView
+from tests.tiny import of_llama
 
 LAST_MLP: dict[str, Any] = {"modules": ("mlp",), "last_blocks": 1}
-LLAMA: dict[str, Any] = {
-    "num_hidden_layers": 2,
-    "hidden_size": 32,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-}
-
-
-def of_llama(view: RunView) -> RunView:
-    """Return the same view of a random LLaMA."""
-    vocab_size = view.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    spec = Model(architecture="llama", config=LLAMA)
-    return replace(view, model=build_model(spec, vocab_size, 32, seed=3))
 
 
 def cut_short(rows: Batch) -> Batch:

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from harness import attribution_forms as forms
-from harness.attribution.commands import carry_out, load_attribution
+from harness.attribution.commands import carry_out
+from harness.attribution.desk import load_attribution
 from harness.errors import SpecError
 from harness.files import read_json
 from tests.harness.attribution.conftest import TinyRun
