@@ -1,16 +1,16 @@
 """Attention as separate products where that trains faster: short rows in bfloat16 on a CPU.
 
 The backward pass of PyTorch's fused attention is slow there: forward and backward together, the
-products, softmax and all, are several times as fast at 64 tokens, and their lead shrinks as rows
-grow (`python -m tests.bench.run --only attention`). The fused kernel stays where no gradient is
-asked for, which is where it is fast, in longer rows, whose matrices of scores cost memory, in
-float32, and on a GPU.
+products, softmax and all, are two to four times as fast in rows of up to 128 tokens, about as fast
+at 192, and slower from 256 on (`python -m tests.bench.run --only attention`). The fused kernel
+stays where no gradient is asked for, which is where it is fast, in longer rows, in float32, and on
+a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,15 +18,19 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHORT = 256  # tokens
+SHORT = 128  # tokens
 
 
 @contextmanager
 def short_rows(inputs: Tensor) -> Iterator[None]:
-    """Choose the form of attention for a forward pass over inputs [B, T]; scores are bfloat16."""
-    if not _is_faster(inputs):
+    """Choose the form of attention for a forward pass over inputs [B, T]."""
+    with as_products() if _is_faster(inputs) else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def as_products() -> Iterator[None]:
+    """Take attention's products and softmax one by one, in the type that the states have."""
     backends = torch.backends.cuda  # their home, whatever the device
     allowed = backends.fp16_bf16_reduction_math_sdp_allowed()  # type: ignore[no-untyped-call]
     backends.allow_fp16_bf16_reduction_math_sdp(True)
