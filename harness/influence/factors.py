@@ -45,18 +45,20 @@ class Factors(NamedTuple):
 class Room:
     """Memory for one parameter's row gradients, taken once and written over by the next.
 
-    Fresh memory for each would cost a page fault per 4 KiB, a tenth of the pass.
+    Fresh memory for each would cost a page fault per 4 KiB, a tenth of the pass. There is one
+    place of each type of numbers.
     """
 
     def __init__(self) -> None:
-        """Start with none; it grows to the largest that is asked for."""
-        self._flat: Tensor | None = None
+        """Start with none; a place grows to the largest that is asked for."""
+        self._flat: dict[torch.dtype, Tensor] = {}
 
-    def of(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return a tensor of that shape, dtype and device, with anything in it."""
-        count, flat = math.prod(shape), self._flat
-        if flat is None or flat.numel() < count or flat.dtype != like.dtype:
-            flat = self._flat = like.new_empty(count)
+    def of(self, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a tensor of that shape, on the device of `like`, with anything in it."""
+        count, dtype = math.prod(shape), dtype or like.dtype
+        flat = self._flat.get(dtype)
+        if flat is None or flat.numel() < count:
+            flat = self._flat[dtype] = like.new_empty(count, dtype=dtype)
         return flat[:count].view(shape)
 
 
@@ -82,6 +84,14 @@ def materialised(factors: Factors, room: Room | None = None) -> tuple[Tensor, fl
     offset = torch.arange(num_rows, device=left.device)[:, None] * size
     gradient.index_add_(0, (left + offset).flatten(), right.flatten(0, 1))
     return gradient.view(num_rows, size, width), 0.0
+
+
+def _flat(gradient: Tensor, dtype: torch.dtype, room: Room | None) -> Tensor:
+    """Return G as [B, L R] in the type that products are taken in."""
+    flat = gradient.flatten(1)
+    if room is None or flat.dtype == dtype:
+        return flat.to(dtype)
+    return room.of(tuple(flat.shape), flat, dtype).copy_(flat)
 
 
 def summed(factors: Factors) -> tuple[Tensor, float]:
@@ -153,8 +163,8 @@ def _materialised_products(
     for use in uses[1:]:
         more, cost = materialised(use)
         gradient, flops = gradient.add_(more), flops + cost
-    flat = gradient.flatten(1).to(query.dtype)  # [B, L R]
-    dots = flat @ query.flatten(1).T
+    flat = _flat(gradient, query.dtype, room)
+    dots = (query.flatten(1) @ flat.T).T  # a CPU's product of few rows is slower the other way
     flops += 2.0 * flat.numel() * len(query)
     if not squares:
         return Products(dots, None, flops)
@@ -186,7 +196,7 @@ def _unfolded(
     for use in uses[1:]:
         more, cost = materialised(use)
         gradient, flops = gradient.add_(more), flops + cost
-    flat = gradient.flatten(1).to(query.right.dtype)  # [B, L R]
+    flat = _flat(gradient, query.right.dtype, room)
     block, columns = max(1, UNFOLDED // flat.shape[1]), []
     for first in range(0, len(query.right), block):
         left, right = query.left[first : first + block], query.right[first : first + block]

@@ -18,9 +18,20 @@ if TYPE_CHECKING:
     from harness.api import Batch, View
 
 
+# Per pass, where no number of rows is asked for: memory stays the same however long a row is.
+PASS_TOKENS, PASS_TOKENS_GPU, PASS_ROWS = 4096, 16384, 64
+
+
 def chunks(rows: Batch, size: int) -> list[Batch]:
-    """Return the rows in pieces of at most `size`."""
+    """Return the rows in pieces of at most `size`; 0: of as many as `rows_per_pass` says."""
+    size = size or rows_per_pass(rows.inputs)
     return [rows.select(slice(i, i + size)) for i in range(0, len(rows.rows), size)]
+
+
+def rows_per_pass(inputs: Tensor) -> int:
+    """Return how many rows [B, T] have about PASS_TOKENS tokens; at most PASS_ROWS."""
+    tokens = PASS_TOKENS_GPU if inputs.is_cuda else PASS_TOKENS
+    return min(PASS_ROWS, max(1, tokens // inputs.shape[1]))
 
 
 def billed(

@@ -68,9 +68,9 @@ class _Gradients:
     """One query per query row; one whose loss is their mean; or the run's target."""
     precision: Precision = "float32"
     """What the network computes in; dot products are float32."""
-    chunk_rows: Annotated[int, Field(strict=True, gt=0)] = 16
-    """Rows per backward pass; scores do not depend on it. More share one reading of the queries,
-    which is a quarter of the cost at 64 of them."""
+    chunk_rows: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Rows per backward pass, which share one reading of the queries; scores do not depend on it.
+    0: as many as have 4,096 tokens (on a GPU 16,384), at most 64."""
 
     def fit(self, view: View, pool: Batch, queries: Batch | None = None) -> State:
         """Return nothing: gradients are taken anew for each model."""

@@ -67,11 +67,11 @@ def fidelity(out: Path, threads: int) -> list[tuple[str, ...]]:
 def row_gradients(out: Path, pairs: int, threads: int, quick: bool = False) -> list[Row]:
     """Compare grad_dot with a training step's passes on the same rows, per row.
 
-    64 queries by 48 rows (24 if `quick`): the cost per row does not depend on their number, and
+    64 queries by 96 rows (24 if `quick`): the cost per row does not depend on their number, and
     the memory rows show it. The loop is one backward pass per row, as most code has it.
     """
     loop = measured(out, "gpt2", threads=threads)
-    view, count = loop.view, 24 if quick else 48
+    view, count = loop.view, 24 if quick else 96
     rows = view.candidates(-(-count // 3)).select(slice(0, count))
     queries = view.probes(22).select(slice(0, 64))
     step = partial(_steps, view, rows)

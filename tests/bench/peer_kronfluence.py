@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.influence.conv1d import linear_copy
-from tests.bench.peer_scorers import CHUNK, Job, Scorer, samples, summed_loss
+from tests.bench.peer_scorers import Job, Scorer, samples, summed_loss
 
 
 def identity(job: Job, accumulate: bool) -> Scorer:
@@ -27,25 +27,27 @@ def identity(job: Job, accumulate: bool) -> Scorer:
 
     analyzer = analyzer_of(job, "sum")
     factors = FactorArguments(strategy="identity")
-    rows, queries = samples(job.rows), samples(job.queries)
-    analyzer.fit_all_factors("none", rows, CHUNK, factor_args=factors, overwrite_output_dir=True)
-    steps = -(-len(queries) // CHUNK) if accumulate else 1
+    rows, queries, size = samples(job.rows), samples(job.queries), job.chunk
+    analyzer.fit_all_factors("none", rows, size, factor_args=factors, overwrite_output_dir=True)
+    steps = -(-len(queries) // size) if accumulate else 1
     arguments = ScoreArguments(
         query_gradient_accumulation_steps=steps,
         amp_dtype=torch.bfloat16 if job.precision == "bfloat16" else None,
     )
-    return lambda: pairwise(analyzer, "none", rows, queries, arguments).T
+    return lambda: pairwise(analyzer, "none", rows, queries, arguments, size).T
 
 
-def pairwise(analyzer: Any, factors: str, rows: Any, queries: Any, arguments: Any) -> Tensor:
+def pairwise(
+    analyzer: Any, factors: str, rows: Any, queries: Any, arguments: Any, chunk: int
+) -> Tensor:
     """Return kronfluence's pairwise scores [Q, N], computed anew; it hands them over as a file."""
     analyzer.compute_pairwise_scores(
         scores_name="scores",
         factors_name=factors,
         query_dataset=queries,
         train_dataset=rows,
-        per_device_query_batch_size=CHUNK,
-        per_device_train_batch_size=CHUNK,
+        per_device_query_batch_size=chunk,
+        per_device_train_batch_size=chunk,
         score_args=arguments,
         overwrite_output_dir=True,
     )
@@ -71,36 +73,36 @@ def ekfac(
 ) -> Reference:
     """Fit on the job's rows, score them for one direction, and time both.
 
-    The time of a row is the difference between all rows and their first 16, so that neither set-up
-    nor query gradients are in it. `between` runs before each repeat: what takes turns with it. The
+    The time of a row is the difference between all rows and their first chunk, so that neither
+    set-up nor query gradients are in it. `between` runs before each repeat: what takes turns. The
     Fisher's targets are sampled, by torch's global generator, which is seeded and put back.
     `damping` is absolute; None is a tenth of the mean eigenvalue.
     """
     from kronfluence.arguments import FactorArguments, ScoreArguments
 
-    if len(job.rows.rows) <= CHUNK:
-        raise ValueError(f"{len(job.rows.rows)} rows; give more than {CHUNK}")
+    if len(job.rows.rows) <= job.chunk:
+        raise ValueError(f"{len(job.rows.rows)} rows; give more than {job.chunk}")
     analyzer = analyzer_of(job, "mean")
     rows, queries = samples(job.rows), samples(job.queries)
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         analyzer.fit_all_factors(
-            "ekfac", rows, CHUNK, factor_args=FactorArguments(), overwrite_output_dir=True
+            "ekfac", rows, job.chunk, factor_args=FactorArguments(), overwrite_output_dir=True
         )
     fit_seconds = time.perf_counter() - start
     arguments = ScoreArguments(damping_factor=damping, aggregate_query_gradients=True)
 
     def score(some: Any) -> tuple[Tensor, float]:
         start = time.perf_counter()
-        found = pairwise(analyzer, "ekfac", some, queries, arguments)
+        found = pairwise(analyzer, "ekfac", some, queries, arguments, job.chunk)
         return found[0].double() / len(queries), time.perf_counter() - start
 
     row_seconds = []
     for _ in range(repeats):
         between()
-        few, (scores, many) = score(rows[:CHUNK])[1], score(rows)
-        row_seconds.append((many - few) / (len(rows) - CHUNK))
+        few, (scores, many) = score(rows[: job.chunk])[1], score(rows)
+        row_seconds.append((many - few) / (len(rows) - job.chunk))
     return Reference(scores, fit_seconds, row_seconds, analyzer.load_all_factors("ekfac"))
 
 

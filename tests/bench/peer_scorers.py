@@ -1,6 +1,6 @@
 """The same scores by other libraries: <gradient of row i, gradient of query q>, exact.
 
-Everyone scores the same linear layers of the blocks, 16 rows at a time, and may set itself up
+Everyone scores the same linear layers of the blocks, as many rows at a time, and may set itself up
 before it is timed. What is timed is the whole job: gradients of the queries, then every row. A
 row's loss, and a query's, is the sum over its targets. A row's last target never counts, since
 bergson takes targets from the row's own tokens and has no token after the last.
@@ -29,7 +29,7 @@ from harness.influence.row_gradients import Precision
 from harness.influence.selection import Use, choose
 from harness.model import token_losses
 
-CHUNK = 16  # rows of a pass, for everyone
+STEP_ROWS = 32  # of the yardstick, 16 in a pass
 LOOP_ROWS = 16  # of the job's rows; one costs as much as the next
 
 Scorer = Callable[[], Tensor]  # does the whole job and returns scores [N, Q]
@@ -43,6 +43,7 @@ class Job(NamedTuple):
     queries: Batch
     folder: Path
     precision: Precision = "float32"
+    chunk: int = 16  # rows of a pass, for everyone
 
     @property
     def uses(self) -> list[Use]:
@@ -62,13 +63,13 @@ class Job(NamedTuple):
         return twin
 
 
-def job_of(view: View, num_rows: int, num_queries: int, folder: Path) -> Job:
+def job_of(view: View, num_rows: int, num_queries: int, folder: Path, chunk: int = 16) -> Job:
     """Return a job on candidate and probe rows of the run."""
     each = -(-num_rows // len(view.domains))
     rows = view.candidates(each).select(slice(0, num_rows))
     each = -(-num_queries // len(view.probe_domains))
     queries = view.probes(each).select(slice(0, num_queries))
-    return Job(view, _without_last_target(rows), _without_last_target(queries), folder)
+    return Job(view, _without_last_target(rows), _without_last_target(queries), folder, chunk=chunk)
 
 
 def _without_last_target(batch: Batch) -> Batch:
@@ -77,7 +78,7 @@ def _without_last_target(batch: Batch) -> Batch:
     return replace(batch, mask=mask)
 
 
-def chunks(batch: Batch, size: int = CHUNK) -> Iterator[Batch]:
+def chunks(batch: Batch, size: int) -> Iterator[Batch]:
     """Yield the rows, `size` at a time."""
     for start in range(0, len(batch.rows), size):
         yield batch.select(slice(start, start + size))
@@ -99,7 +100,7 @@ def summed_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def training_step(job: Job) -> Callable[[], None]:
     """Return the yardstick: forward and backward over 32 rows, every parameter's gradient."""
     parameters = list(job.view.model.parameters())
-    parts = list(chunks(job.rows.select(slice(0, 2 * CHUNK))))
+    parts = list(chunks(job.rows.select(slice(0, STEP_ROWS)), 16))
 
     def run() -> None:
         for rows in parts:
@@ -114,7 +115,7 @@ def steelyard(job: Job, biases: bool) -> Scorer:
         preconditioner="none",
         biases=biases,
         reduction="sum",
-        chunk_rows=CHUNK,
+        chunk_rows=job.chunk,
         precision=job.precision,
     )
     counts = job.queries.mask.sum(1)  # its queries' losses are means
@@ -156,8 +157,8 @@ def dattri_llm(job: Job) -> Scorer:
 
     arguments = AttributionArguments(
         output_dir=str(job.folder / "dattri_llm"),
-        per_device_train_batch_size=CHUNK,
-        per_device_eval_batch_size=CHUNK,
+        per_device_train_batch_size=job.chunk,
+        per_device_eval_batch_size=job.chunk,
         use_cpu=True,
         bf16=job.precision == "bfloat16",
     )
@@ -193,7 +194,9 @@ def bergson(job: Job) -> Scorer:
         collector = InMemoryCollector(
             model=model, data=data, cfg=config, scorer=scorer, target_modules=set(names)
         )
-        batches = [list(range(len(data)))[i : i + CHUNK] for i in range(0, len(data), CHUNK)]
+        batches = [
+            list(range(len(data)))[i : i + job.chunk] for i in range(0, len(data), job.chunk)
+        ]
         computer = CollectorComputer(model, data, collector=collector, batches=batches, cfg=config)
         computer.run_with_collector_hooks()
         return collector

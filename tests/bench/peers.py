@@ -35,8 +35,8 @@ from torch import Tensor
 from harness import allocator
 from tests.bench import peer_kronfluence
 from tests.bench.peer_scorers import (
-    CHUNK,
     LOOP_ROWS,
+    STEP_ROWS,
     Job,
     Scorer,
     bergson,
@@ -51,7 +51,6 @@ from tests.bench.timing import interval
 from tests.bench.worlds import measured
 
 OURS = {False: "steelyard grad_dot", True: "steelyard grad_dot, with biases"}
-STEP_ROWS = 2 * CHUNK
 
 
 class Peer(NamedTuple):
@@ -230,6 +229,7 @@ def table_of(job: Job, model: str, options: argparse.Namespace, console: Console
     """Measure one model and return its table."""
     size = f"{len(job.rows.rows)} rows x {len(job.queries.rows)} queries"
     how = f"{options.threads} thread(s), {options.rounds} rounds, {job.precision}"
+    how += f", {job.chunk} rows a pass"
     table = Table(title=f"{model}, {size}, {how}", title_justify="left")
     table.add_column("what", min_width=42, overflow="fold")
     for column in ("s, min", "ms / row", "steps / row", "time / ours", "asked", "peak MB"):
@@ -255,6 +255,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--queries", type=int, default=32)
+    parser.add_argument("--chunk", type=int, default=16, help="rows of a pass, for everyone")
     parser.add_argument("--full", action="store_true", help="1024 rows x 64 queries")
     parser.add_argument("--no-ekfac", action="store_true", help="leave out kronfluence's EKFAC")
     parser.add_argument("--threads", type=int, default=2)
@@ -267,7 +268,7 @@ def main() -> None:
     for model in options.models:
         with tempfile.TemporaryDirectory() as folder:
             loop = measured(Path(folder), model, threads=options.threads)
-            job = job_of(loop.view, options.rows, options.queries, Path(folder))
+            job = job_of(loop.view, options.rows, options.queries, Path(folder), options.chunk)
             console.print(table_of(job, model, options, log))
             if has_bfloat16_units():
                 console.print(table_of(job._replace(precision="bfloat16"), model, options, log))

@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.api import Batch, State
 from harness.influence import factors
 from harness.influence.directional import adam_scale
+from harness.influence.factors import Room
+from harness.influence.flops import rows_per_pass
 from harness.influence.gradients import GradCos, GradDot, Group, with_reduction
 from harness.model import token_losses
 from harness.testing import EstimatorContract
@@ -303,7 +305,29 @@ def test_memory_does_not_grow_with_the_number_of_rows(
     assert found == [4 * largest, 4 * largest]
 
 
-def test_chunk_rows_must_be_positive() -> None:
+def test_chunk_rows_must_not_be_negative() -> None:
     """Said at once."""
     with pytest.raises(ValueError, match="chunk_rows"):
-        GradDot(chunk_rows=0)
+        GradDot(chunk_rows=-1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [(8, 64), (64, 64), (128, 32), (1000, 4), (2048, 2), (5000, 1)]
+)
+def test_a_pass_holds_about_as_many_tokens_however_long_a_row_is(
+    tokens: int, expected: int
+) -> None:
+    """4,096, at most 64 rows, at least one."""
+    assert rows_per_pass(torch.zeros(3, tokens)) == expected
+
+
+def test_half_and_single_numbers_have_a_place_each_in_a_room() -> None:
+    """So that a gradient in bfloat16 and its copy in float32 are there at once, fault-free."""
+    room, like = Room(), torch.zeros(1)
+    single = room.of((2, 3), like).fill_(1)
+    half = room.of((6,), like, torch.bfloat16).fill_(2)
+
+    assert single.eq(1).all()
+    assert half.dtype == torch.bfloat16
+    assert room.of((3, 2), like).data_ptr() == single.data_ptr()
+    assert room.of((1,), like, torch.bfloat16).data_ptr() == half.data_ptr()
