@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # Coordinates of a dense projection that share a generator. Part of what a projection is.
 DENSE_BLOCK = 256
-# Numbers added by one CPU operation: the accumulator stays in cache, and torch in one thread.
-CACHED = 2**15
+# Numbers added by one CPU operation: the accumulator stays in cache, and two threads share it.
+CACHED = 2**16
 
 
 class Projection(Protocol):

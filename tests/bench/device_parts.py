@@ -33,7 +33,12 @@ from harness.influence.estimators import ESTIMATORS
 from harness.influence.flops import chunks
 from harness.influence.gradients import GradDot, Group
 from harness.influence.influcoder import Influcoder
-from harness.influence.influcoder.lora_gradients import Adapter, adapted, row_features
+from harness.influence.influcoder.lora_gradients import (
+    Adapter,
+    adapted,
+    adapted_copy,
+    row_features,
+)
 from harness.influence.landmark import HiddenLandmark, JvpLandmark
 from harness.influence.rebalancing import refresh
 from harness.loop import Loop
@@ -350,14 +355,14 @@ def _features(loop: Loop, name: str, rows: Any, some: Any, chunk: int) -> Iterat
     """Compare Influcoder's features with one backward pass per row through the same adapter."""
     view, adapter, device = loop.view, Adapter(), loop.spec.device
     try:
-        on, plain = adapted(view.model, adapter), adapted(view.model, adapter)
-        matrices = [p for n, p in plain.model.named_parameters() if ".lora_B." in n]
+        on, plain = adapted(view.model, adapter), adapted_copy(view.model, adapter)
+        matrices = [p for n, p in plain.named_parameters() if ".lora_B." in n]
         for parameter in matrices:
             parameter.requires_grad_(True)
 
         def one_at_a_time() -> None:
             for i in range(len(some.rows)):
-                loss = token_losses(plain.model, some.select(slice(i, i + 1))).mean()
+                loss = token_losses(plain, some.select(slice(i, i + 1))).mean()
                 torch.autograd.grad(loss, matrices)
 
         for part in (16, chunk):

@@ -35,11 +35,17 @@ from harness.influence.influcoder.evaluation import (
     summarised,
 )
 from harness.influence.influcoder.influcoder import Influcoder
-from harness.influence.influcoder.lora_gradients import Adapter, adapted, row_features
+from harness.influence.influcoder.lora_gradients import (
+    Adapter,
+    adapted,
+    adapted_copy,
+    row_features,
+)
 from harness.influence.projections import CountSketch
 from harness.loop import Loop
 from harness.rng import generator, key
 from harness.spec import PackageDomain
+from tests.bench.exact import BFLOAT16
 from tests.bench.timing import Row, interval, ratios
 from tests.bench.worlds import measured
 
@@ -48,20 +54,21 @@ END_OF_TEXT = 0
 
 
 def features(loop: Loop, pairs: int, rows: Batch) -> list[Row]:
-    """Compare features in batches with one backward pass per row through the same adapter."""
+    """Compare features in batches with one backward pass per row through the adapter itself."""
     view, adapter = loop.view, Adapter()
-    on = adapted(view.model, adapter)
-    plain = adapted(view.model, adapter)
-    matrices = {n: p for n, p in plain.model.named_parameters() if ".lora_B." in n}
+    half = replace(adapter, precision="bfloat16")
+    on, plain = adapted(view.model, adapter), adapted_copy(view.model, adapter)
+    matrices = {n: p for n, p in plain.named_parameters() if ".lora_B." in n}
     for parameter in matrices.values():
         parameter.requires_grad_(True)
     sketch = CountSketch(adapter.dims, key(adapter.seed, "influcoder sketch"))
 
-    def one_by_one() -> torch.Tensor:
+    def one_by_one(is_half: bool = False) -> torch.Tensor:
         found = []
         for i in range(len(rows.rows)):
             row = rows.select(slice(i, i + 1))
-            logits = plain.model(input_ids=row.inputs, use_cache=False).logits
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+                logits = plain(input_ids=row.inputs, use_cache=False).logits.float()
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), row.targets.flatten())
             parts = torch.autograd.grad(loss, list(matrices.values()))
             named = zip(matrices, parts, strict=True)
@@ -69,16 +76,27 @@ def features(loop: Loop, pairs: int, rows: Batch) -> list[Row]:
             found.append(total / total.norm())  # type: ignore[union-attr, operator]
         return torch.cat(found)
 
-    def together() -> torch.Tensor:
-        return row_features(view, adapter, on, rows, 16)
-
+    together = partial(row_features, view, adapter, on, rows, 0)
+    in_half = partial(row_features, view, half, on, rows, 0)
     error = float((one_by_one() - together()).abs().max())
-    mean, low, high = interval(list(ratios(together, one_by_one, pairs, 1)))
+    cosine = float((together() * in_half()).sum(1).min())
+    calls = {
+        "": (together, one_by_one, ">= 4"),
+        ", ours in bfloat16": (in_half, one_by_one, ""),
+        ", both in bfloat16": (in_half, partial(one_by_one, True), ">= 4"),
+    }
+    if not BFLOAT16:
+        calls = {"": calls[""]}
     size = f"{len(rows.rows)} rows of {rows.inputs.shape[1]}"
-    what = f"one backward per row / Influcoder features ({size})"
+    table: list[Row] = []
+    for how, (ours, theirs, asked) in calls.items():
+        mean, low, high = interval(list(ratios(ours, theirs, pairs, 1)))
+        what = f"one backward per row / Influcoder features ({size}{how})"
+        table.append((what, f"{mean:.2f}", f"{low:.2f} to {high:.2f}", asked))
     return [
-        (what, f"{mean:.2f}", f"{low:.2f} to {high:.2f}", ">= 4"),
+        *table,
         ("largest difference of the two, of vectors of length 1", f"{error:.1e}", "", ""),
+        ("least cosine of features in bfloat16 with float32", f"{cosine:.5f}", "", ""),
     ]
 
 
@@ -93,7 +111,7 @@ def scoring(loop: Loop, pairs: int, rows: Batch, queries: Batch) -> list[Row]:
         estimator.score(view, prepared, rows)
 
     def gradient() -> None:
-        row_features(view, adapter, on, rows, 16)
+        row_features(view, adapter, on, rows, 0)
 
     mean, low, high = interval(list(ratios(encoder, gradient, pairs, 1)))
     what = f"adapter gradient / encoder score, per row ({len(rows.rows)} rows of 128, scratch)"
@@ -106,7 +124,7 @@ def scoring(loop: Loop, pairs: int, rows: Batch, queries: Batch) -> list[Row]:
 
 
 def memory(loop: Loop, rows: Batch, queries: Batch) -> list[Row]:
-    """Measure the peak of fresh memory while 4 and then 32 chunks of rows are scored."""
+    """Measure the peak of fresh memory while 256 rows are scored and while 2,048 are."""
     view, estimator = loop.view, Influcoder()
     state = estimator.learn(view, rows, queries, torch.zeros(1), train=False)
     prepared = estimator.prepare(view, state, queries)
@@ -146,12 +164,13 @@ def rows(out: Path, pairs: int, threads: int) -> list[Row]:
     """Return the benchmark's rows: features, scores and memory."""
     torch.set_num_threads(threads)
     loop = measured(out, "gpt2", threads=threads)
-    batch, queries = loop.view.candidates(22).select(slice(0, 64)), loop.view.probes(4)
+    many, queries = loop.view.candidates(86).select(slice(0, 256)), loop.view.probes(4)
+    batch = many.select(slice(0, None, 4))
     repeats = max(3, pairs // 40)
     return [
         *features(loop, repeats, batch.select(slice(0, 32))),
         *features(loop, repeats, shortened(batch, 16)),
-        *scoring(loop, repeats, batch, queries),
+        *scoring(loop, repeats, many, queries),
         *memory(loop, batch, queries),
     ]
 

@@ -43,7 +43,7 @@ def projections(threads: int) -> list[tuple[str, ...]]:
     times, errors = [], []
     for seed in range(seeds):
         sketch, dense = CountSketch(num_dims, seed), Gaussian(num_dims, seed)
-        sketching = seconds(partial(sketch.project, "", rows), 1)
+        sketching = seconds(partial(sketch.project, "", rows), 10) / 10
         multiplying = 8 * seconds(partial(dense.project, "", eighth), 1)
         times.append(multiplying / sketching)
         errors.append(error(sketch) / error(dense))

@@ -46,7 +46,7 @@ def parts(options: argparse.Namespace, out: Path) -> dict[str, Callable[[], Iter
         "mapped": lambda: throughput.mapped(200, 10),
         "first_step": lambda: throughput.first_step(out, repeats),
         "fidelity": lambda: exact.fidelity(out, threads),
-        "projections": lambda: projections.projections(threads),
+        "projections": lambda: projections.projections(scores),
         "overhead": lambda: loop.overhead(out, options.steps, threads, repeats),
         "row_gradients": lambda: exact.row_gradients(out, repeats, scores),
         "directional": lambda: exact.directional(out, repeats, scores),

@@ -66,9 +66,7 @@ class Fidelity(NamedTuple):
     spearman: float
 
 
-def projection_fidelity(
-    view: View, adapter: Adapter, rows: Batch, chunk_rows: int = 16
-) -> Fidelity:
+def projection_fidelity(view: View, adapter: Adapter, rows: Batch, chunk_rows: int = 0) -> Fidelity:
     """Compare the cosines of a few rows' gradients, sketched and whole."""
     rows = rows.select(slice(0, FIDELITY_ROWS))
     on = adapted(view.model, adapter)

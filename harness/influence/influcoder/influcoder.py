@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from harness.api import Scores
-from harness.influence.flops import billed
+from harness.influence.flops import billed, rows_per_pass
 from harness.influence.gradients import refuse_non_finite
 from harness.influence.influcoder.agreement import agreement, split, unseen
 from harness.influence.influcoder.distill import Distillation, distill
@@ -37,6 +37,7 @@ from harness.influence.influcoder.lora_gradients import (
 )
 from harness.influence.influcoder.words import bag_of_words
 from harness.influence.queries import Queries, query_weights
+from harness.influence.row_gradients import Precision
 from harness.rng import generator
 
 if TYPE_CHECKING:
@@ -82,8 +83,11 @@ class Influcoder:
     """Share of pool and queries that `fit` keeps out of training, to tell how well it went."""
     stale_below: Annotated[float, Field(strict=True, ge=-1, le=1)] = 0.3
     """`validate` calls an encoder stale when its Spearman with gradients is lower."""
-    chunk_rows: Annotated[int, Field(strict=True, gt=0)] = 16
-    """Rows per pass; scores do not depend on it."""
+    precision: Precision = "float32"
+    """What the network computes adapter gradients in; the paper's is bfloat16."""
+    chunk_rows: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Rows per pass; scores do not depend on it. 0: as many as have 4,096 tokens (on a GPU
+    16,384), at most 64."""
     seed: Annotated[int, Field(strict=True)] = 0
     """Of the adapter, the sketch, the split, the encoder and its training."""
 
@@ -143,7 +147,8 @@ class Influcoder:
             refuse_non_finite(view, chunk, "embedding", embedded)
             return embedded
 
-        return billed(view, rows, ENCODED * self.chunk_rows, of_chunk)
+        size = ENCODED * (self.chunk_rows or rows_per_pass(rows.inputs))
+        return billed(view, rows, size, of_chunk)
 
     def validate(self, view: View, fitted: State, rows: Batch, query: Batch) -> dict[str, float]:
         """Compare with the gradients of the model as it is now, on rows not trained on.
@@ -188,6 +193,7 @@ class Influcoder:
             "encoder": self.encoder,
             "rank": self.rank,
             "dims": self.dims,
+            "precision": self.precision,
             "seed": self.seed,
         }
 
@@ -199,6 +205,7 @@ class Influcoder:
             modules=self.modules,
             last_blocks=self.last_blocks,
             seed=self.seed,
+            precision=self.precision,
         )
         on = adapted(view.model, adapter)
         features = row_features(view, adapter, on, queries, self.chunk_rows)  # [Q, dims]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from harness.api import Batch
 from harness.influence.influcoder.evaluation import projection_fidelity
 from harness.influence.influcoder.lora_gradients import (
-    Adapted,
     Adapter,
     adapted,
+    adapted_copy,
     cosines,
     row_features,
 )
@@ -32,14 +32,14 @@ def view_of(model: nn.Module) -> FakeView:
     return FakeView(model=model)
 
 
-def by_autograd(on: Adapted, rows: Batch) -> Tensor:
+def by_autograd(copied: Any, rows: Batch) -> Tensor:
     """Return each row's gradient of peft's B matrices [B, P] by a backward pass of its own."""
-    matrices = {n: p for n, p in on.model.named_parameters() if ".lora_B." in n}
+    matrices = {n: p for n, p in copied.named_parameters() if ".lora_B." in n}
     for parameter in matrices.values():
         parameter.requires_grad_(True)
     found = []
     for i in range(len(rows.rows)):
-        logits = on.model(input_ids=rows.inputs[i : i + 1]).logits[0].log_softmax(-1)
+        logits = copied(input_ids=rows.inputs[i : i + 1]).logits[0].log_softmax(-1)
         losses = -logits.gather(1, rows.targets[i][:, None])[:, 0][rows.mask[i]]
         loss = losses.sum() / max(1, len(losses)) + 0 * logits.sum()
         parts = torch.autograd.grad(loss, list(matrices.values()))
@@ -56,7 +56,7 @@ def test_batched_adapter_gradients_are_those_of_one_backward_pass_per_row(kind: 
 
     ours = row_features(view_of(model), WHOLE, on, rows, 2)
 
-    theirs = by_autograd(on, rows)
+    theirs = by_autograd(adapted_copy(model, WHOLE), rows)
     lengths = theirs.norm(dim=1, keepdim=True)
     assert (lengths[:, 0] > 0).tolist() == [True, True, False, True, True]
     torch.testing.assert_close(ours, theirs / lengths.clamp(min=1e-30), rtol=1e-9, atol=1e-9)
@@ -65,16 +65,33 @@ def test_batched_adapter_gradients_are_those_of_one_backward_pass_per_row(kind: 
 def test_the_adapted_copy_computes_what_the_model_does_and_only_b_has_a_gradient() -> None:
     """B is zero: so are the gradients of A; the adapter is on every linear layer of the blocks."""
     model, rows = build("gpt2"), some_rows()
-    on = adapted(model, WHOLE)
-    adapters = {n: p.requires_grad_(True) for n, p in on.model.named_parameters() if "lora_" in n}
+    copied: Any = adapted_copy(model, WHOLE)
+    adapters = {n: p.requires_grad_(True) for n, p in copied.named_parameters() if "lora_" in n}
 
-    logits = on.model(input_ids=rows.inputs).logits
+    logits = copied(input_ids=rows.inputs).logits
     gradients = torch.autograd.grad(logits.logsumexp(-1).sum(), list(adapters.values()))
 
     assert torch.equal(logits, model(input_ids=rows.inputs).logits)
-    assert len(on.uses) == 8
+    assert {use.weight for use in adapted(model, WHOLE).uses} == {n for n in adapters if "_B" in n}
+    assert len(adapters) == 2 * 8
     for name, gradient in zip(adapters, gradients, strict=True):
         assert (float(gradient.abs().max()) > 0) == (".lora_B." in name), name
+
+
+def test_features_in_bfloat16_are_those_of_float32_to_three_digits() -> None:
+    """The network's products alone are rounded; features are of the float32 kind."""
+    model, rows = build("gpt2").float(), some_rows(num_rows=8)
+    adapter = replace(WHOLE, dims=64)
+
+    exact, rough = (
+        row_features(view_of(model), one, adapted(model, one), rows, 0)
+        for one in (adapter, replace(adapter, precision="bfloat16"))
+    )
+
+    counted = rows.mask.any(1)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    assert float((exact * rough).sum(1)[counted].min()) > 0.999
 
 
 def test_no_gradient_of_a_weight_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +100,10 @@ def test_no_gradient_of_a_weight_is_formed(monkeypatch: pytest.MonkeyPatch) -> N
 
     model, rows = build("llama"), some_rows()
     on = adapted(model, WHOLE)
-    shapes = {tuple(p.shape) for n, p in on.model.named_parameters() if p.ndim == 2}
+    copied = adapted_copy(model, WHOLE)
+    shapes = {
+        tuple(p.shape) for n, p in copied.named_parameters() if p.ndim == 2 and ".lora_B." not in n
+    }
     shapes |= {shape[::-1] for shape in shapes}
     made: list[tuple[int, ...]] = []
 
@@ -135,8 +155,9 @@ def test_features_are_the_sketch_of_the_whole_gradient_at_length_one() -> None:
     found = row_features(view, adapter, on, rows, 3)
 
     sketch = CountSketch(32, key(5, "influcoder sketch"))
-    whole, sizes = by_autograd(on, rows), {}
-    for name, parameter in on.model.named_parameters():
+    copied = adapted_copy(model, adapter)
+    whole, sizes = by_autograd(copied, rows), {}
+    for name, parameter in copied.named_parameters():
         if ".lora_B." in name:
             sizes[name] = parameter.numel()
     names = sorted(sizes)
