@@ -81,6 +81,10 @@ class View(Protocol):
         """The model, to read; whoever computes with it directly reports it through bill()."""
 
     @property
+    def precision(self) -> str:
+        """What the run trains in: "float32", or "bfloat16" by autocast."""
+
+    @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The optimizer, to read (rate, second moments), never stepped."""
 

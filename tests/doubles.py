@@ -44,6 +44,7 @@ class FakeView:
     train_rows: Tensor = field(default_factory=lambda: torch.tensor([50, 30, 20]))
     step: int = 0
     num_steps: int = 100
+    precision: str = "float32"
     reference_losses: Tensor | None = None
     model: nn.Module = field(default_factory=lambda: Bigram(16))
     asked: Counter[str] = field(default_factory=Counter)

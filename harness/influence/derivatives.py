@@ -3,6 +3,7 @@
     by hooks       <g_i, v> = sum over modules of <output gradient, change of the output along v>:
                    one forward, one backward to the activations, one product per direction; about
                    a training step for one. No row gradient is formed, and attention stays fused.
+                   In bfloat16 the products are too, and sums are in float32.
     forward mode   dual numbers through the whole network: exact whatever a model does with its
                    parameters, 1.6 steps, and only with attention written out ("eager"). It does
                    not know an embedding's padding_idx, which the models of a run have not.
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.influence.row_gradients import row_losses
+from harness.influence.row_gradients import Precision, row_losses
 from harness.influence.selection import kind_of
 from harness.influence.spread import whole
 
@@ -75,19 +76,24 @@ def by_forward_mode(twin: nn.Module, rows: Batch, along: Direction) -> Tensor:
         return torch.zeros_like(losses) if tangent is None else tangent.clone()
 
 
-def by_hooks(model: nn.Module, rows: Batch, directions: Direction) -> Tensor:
+def by_hooks(
+    model: nn.Module, rows: Batch, directions: Direction, precision: Precision = "float32"
+) -> Tensor:
     """Return the derivative of each row's mean loss [B, Q]; `directions` are [Q, *P] by name."""
     num_rows, num_directions = len(rows.rows), len(next(iter(directions.values())))
     token = torch.zeros((), device=rows.inputs.device, requires_grad=True)
     found = torch.zeros(num_rows, num_directions, dtype=torch.float64, device=token.device)
+    half = precision == "bfloat16"
+    autocast = torch.autocast(token.device.type, torch.bfloat16, enabled=half)
 
     def receive(product: Product, gradient: Tensor) -> None:
         for q in range(num_directions):
             for part in product(q, gradient):
                 found[:, q] += part.reshape(num_rows, -1).sum(1).double()
 
-    with torch.enable_grad(), _tapped(model, num_rows, directions, token, receive):
-        losses = row_losses(model, rows, "mean")
+    with torch.enable_grad(), _tapped(model, num_rows, directions, token, receive, half):
+        with autocast:
+            losses = row_losses(model, rows, "mean")
         torch.autograd.grad(losses.sum(), token, allow_unused=True)
     return found
 
@@ -137,6 +143,7 @@ def _tapped(
     directions: Direction,
     token: Tensor,
     receive: Callable[[Product, Tensor], None],
+    half: bool,
 ) -> Iterator[None]:
     from harness.influence.tap import Tap  # here, since it is a class of torch's
 
@@ -157,11 +164,13 @@ def _tapped(
 
         def product(q: int, gradient: Tensor) -> list[Tensor]:
             mine = {key: whole(tangent[q]) for key, tangent in tangents.items()}
+            exact = torch.promote_types(gradient.dtype, torch.float32)
+            dtype = gradient.dtype if half else exact  # of products
             if _is_wide(module, mine):
-                return _at_input(module, given, mine, gradient)
+                return [p.to(exact) for p in _at_input(module, given, mine, gradient, dtype)]
             resting[0] = True
             try:
-                return [_output_change(module, given, mine) * gradient]
+                return [_output_change(module, given, mine, dtype) * gradient.to(exact)]
             finally:
                 resting[0] = False
 
@@ -196,13 +205,14 @@ def _at_input(
     given: tuple[tuple[Any, ...], dict[str, Any]],
     tangents: dict[str, Tensor],
     gradient: Tensor,
+    dtype: torch.dtype,
 ) -> list[Tensor]:
     """Return what adds up to <output gradient, change of the output>, taken where it is narrow."""
     args, kwargs = given
     first: Tensor = args[0] if args else next(iter(kwargs.values()))
     weight = tangents["weight"] if kind_of(module) == "linear" else tangents["weight"].mT
-    back = gradient.to(torch.promote_types(gradient.dtype, torch.float32)) @ weight  # [B, T, in]
-    parts = [back * first]
+    back = gradient.to(dtype) @ weight.to(dtype)  # [B, T, in]
+    parts = [back.to(torch.promote_types(dtype, torch.float32)) * first]
     if "bias" in tangents:
         parts.append(gradient @ tangents["bias"].to(gradient))  # [B, T]
     return parts
@@ -212,6 +222,7 @@ def _output_change(
     module: nn.Module,
     given: tuple[tuple[Any, ...], dict[str, Any]],
     tangents: dict[str, Tensor],
+    dtype: torch.dtype,
 ) -> Tensor:
     """Return the change of a module's output when its own parameters move along the tangents."""
     args, kwargs = given
@@ -220,8 +231,9 @@ def _output_change(
         norm: Any = module
         weight, bias = tangents.get("weight"), tangents.get("bias")
         weight = norm.weight.new_zeros(norm.normalized_shape) if weight is None else weight
+        given_there = args[0].to(weight.dtype)
         return torch.nn.functional.layer_norm(
-            args[0], norm.normalized_shape, weight, bias, norm.eps
+            given_there, norm.normalized_shape, weight, bias, norm.eps
         )
     if kind is None:  # norms and the like: cheap, and of any form
         own = {key: module._parameters[key].detach() for key in tangents}  # type: ignore[union-attr]
@@ -240,6 +252,5 @@ def _output_change(
     if weight is None:
         assert bias is not None
         return bias
-    dtype = torch.promote_types(first.dtype, torch.float32)
-    moved = first.to(dtype) @ (weight.mT if kind == "linear" else weight)
+    moved = first.to(dtype) @ (weight.mT if kind == "linear" else weight).to(dtype)
     return moved if bias is None else moved + bias

@@ -27,6 +27,7 @@ from harness.influence.directional import (
     weighted_sum,
 )
 from harness.influence.directional_forms import (
+    BY_HOOKS,
     FORMS,
     Form,
     check_rows,
@@ -67,7 +68,7 @@ class Directional:
     about 1.6 training steps, on a copy of the model with attention written out."""
     precision: Precision = "float32"
     """What the shifted network computes in; bfloat16 needs central differences, and a trial that
-    finds them right."""
+    finds them right. The exact form that takes over computes as the run trains."""
     check_rows: Annotated[int, Field(strict=True, gt=0)] = 8
     """Candidate rows on which a step is tried."""
     reduction: Reduction = "mean"
@@ -126,19 +127,12 @@ class Directional:
         if base is not None and base.shape != (len(rows.rows),):
             raise ValueError(f"base is {list(base.shape)}; give one loss per row, {len(rows.rows)}")
         total = torch.zeros(len(rows.rows), len(forms), dtype=torch.float64)
-        exact = [q for q, form in enumerate(forms) if form.name == "vector"]
-        if exact:
-            stacked = {n: v if len(exact) == len(forms) else v[exact] for n, v in _along(prepared)}
-            known = forms[exact[0]].flops if len(exact) == 1 else None
-            total[:, exact] = billed(
-                view,
-                rows,
-                self.chunk_rows,
-                lambda chunk: by_hooks(view.model, chunk, stacked),
-                known,
-            ).cpu()
+        for name, precision in BY_HOOKS.items():
+            exact = [q for q, form in enumerate(forms) if form.name == name]
+            if exact:
+                total[:, exact] = self._by_hooks(view, rows, prepared, exact, precision)
         for q, form in enumerate(forms):
-            if form.name != "vector":
+            if form.name not in BY_HOOKS:
                 total[:, q] = self._column(view, rows, prepared, q, base)
         refuse_non_finite(view, rows, "the derivative of its loss along a query", total)
         if self.reduction == "sum":
@@ -168,6 +162,19 @@ class Directional:
         if self.difference == "forward":
             return Form("forward")
         return choose_form(view, rows, along, self.difference, self.precision, self.chunk_rows)
+
+    def _by_hooks(
+        self, view: View, rows: Batch, prepared: State, exact: list[int], precision: Precision
+    ) -> Tensor:
+        """Return the columns [N, len(exact)], all of them from the same passes."""
+        forms = _forms(prepared)
+        stacked = {n: v if len(exact) == len(forms) else v[exact] for n, v in _along(prepared)}
+        known = forms[exact[0]].flops if len(exact) == 1 else None
+
+        def compute(chunk: Batch) -> Tensor:
+            return by_hooks(view.model, chunk, stacked, precision)
+
+        return billed(view, rows, self.chunk_rows, compute, known).cpu()
 
     def _column(
         self, view: View, rows: Batch, prepared: State, q: int, base: Tensor | None

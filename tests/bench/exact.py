@@ -125,12 +125,17 @@ def directional(
     base = token_losses_of(view, rows)
     step = partial(_steps, view, rows)
     times = max(3, pairs // 20)
-    exact = {**state, "form": torch.full_like(state["form"], FORMS.index("vector"))}
+    exact, half = (
+        {**state, "form": torch.full_like(state["form"], FORMS.index(name))}
+        for name in ("vector", "vector_bfloat16")
+    )
     calls: dict[str, tuple[Call, str]] = {
         "base loss at hand": (partial(estimator.score, view, state, rows, base), "<= 0.45"),
         "without": (partial(estimator.score, view, state, rows), "<= 0.8"),
         "exact form by hooks": (partial(estimator.score, view, exact, rows), "about 1"),
     }
+    if BFLOAT16:
+        calls["the same in bfloat16"] = partial(estimator.score, view, half, rows), ""
     table: list[Row] = []
     for name, (score, asked) in calls.items():
         what = f"directional, {architecture} / training step, per row ({name})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,12 +16,17 @@ from harness.influence import directional, directional_estimator, directional_fo
 from harness.influence.derivatives import by_forward_mode, by_hooks, eager_twin, plain_product
 from harness.influence.directional import adam_scale, norm, preconditioned
 from harness.influence.directional_estimator import Directional
-from harness.influence.directional_forms import check_rows, exact_form
+from harness.influence.directional_forms import FORMS, check_rows, exact_form
 from harness.model import token_losses
+from harness.spec import Model
 from harness.testing import EstimatorContract
 from harness.view import RunView
+from tests import tiny
 from tests.harness.influence.test_directional import exact_scores
 from tests.harness.influence.test_row_gradients import build, by_autograd, closeness, some_rows
+
+if TYPE_CHECKING:
+    from tests.tiny import MakeLoop, MakeSpec
 
 
 class TestContract(EstimatorContract):
@@ -197,6 +202,34 @@ def test_a_parameter_that_hooks_cannot_see_sends_the_form_to_forward_mode(view: 
         along = found.gradient(rows)
 
         assert exact_form(found, rows, along, 1.0).name == name
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_exact_form_computes_as_the_run_trains_where_a_trial_finds_it_right(
+    architecture: str,
+    make_spec: MakeSpec,
+    make_loop: MakeLoop,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In bfloat16 it is float32's to rounding, and not the same; where it is not, float32 stays."""
+    spec = make_spec(model=Model(architecture=architecture), precision="bfloat16")  # type: ignore[arg-type]
+    view = tiny.stepped(make_loop(spec), 3).view
+    rows, query = view.candidates(6), view.probes(2)
+    distrusted = directional.CheckedStep(1.0, 1.0, disagreement=1.0)
+    monkeypatch.setattr(directional_forms, "checked_step", lambda *_: distrusted)
+    estimator = Directional(queries="mean")
+
+    state = estimator.prepare(view, {}, query)
+    ours = estimator.score(view, state, rows)
+    single = {**state, "form": torch.full_like(state["form"], FORMS.index("vector"))}
+    wanted = estimator.score(view, single, rows)
+
+    assert ours.about["form"] == "vector_bfloat16"
+    assert 0 < float((ours.total - wanted.total).norm() / wanted.total.norm()) < 0.02
+    monkeypatch.setattr(directional_forms, "difference_of", lambda *_: 1.0)
+    again = estimator.score(view, estimator.prepare(view, {}, query), rows)
+    assert again.about["form"] == "vector"
+    assert torch.equal(again.total, wanted.total)
 
 
 def test_bfloat16_is_used_where_it_agrees_with_float32(view: RunView) -> None:
