@@ -16,8 +16,8 @@ from harness.attribution.nonfinite import UnsoundError
 from harness.cross_entropy import cross_entropy
 from harness.errors import SpecError
 from harness.files import read_json, write_json
+from harness.influence.finite import refuse_non_finite
 from harness.influence.fisher import countable
-from harness.influence.gradients import refuse_non_finite
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,9 +16,9 @@ import torch
 
 from harness.influence.directional import adam_scale
 from harness.influence.factors import Factors, materialised
+from harness.influence.finite import refuse_non_finite
 from harness.influence.fisher_flops import turning
 from harness.influence.flops import chunks
-from harness.influence.gradients import refuse_non_finite
 from harness.influence.preconditioner import ROTATED, damped_inverse
 from harness.influence.query_gradients import network_flops
 from harness.influence.row_gradients import backward

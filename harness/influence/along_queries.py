@@ -12,7 +12,7 @@ import torch
 
 from harness.api import Batch
 from harness.influence.directional import checked_step, derivative, norm, row_losses
-from harness.influence.gradients import refuse_non_finite
+from harness.influence.finite import refuse_non_finite
 
 if TYPE_CHECKING:
     from torch import Tensor

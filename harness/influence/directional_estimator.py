@@ -35,8 +35,8 @@ from harness.influence.directional_forms import (
     in_bfloat16,
     in_forward_mode,
 )
+from harness.influence.finite import all_finite, refuse_non_finite
 from harness.influence.flops import billed
-from harness.influence.gradients import refuse_non_finite
 from harness.influence.queries import Queries, query_weights
 from harness.influence.row_gradients import Precision, Reduction
 from harness.influence.selection import choose
@@ -202,7 +202,7 @@ def _gradient(view: View, query: Batch, weights: Tensor, names: list[str]) -> Di
         rows = query.select(members.to(query.rows.device))
         gradient = view.gradient(rows)
         for name in names:
-            if not gradient[name].isfinite().all():
+            if not all_finite(gradient[name]):
                 refuse_non_finite(view, rows, "a query's loss", row_losses(view, rows, {}, 0.0))
                 refuse_non_finite(view, rows, name, gradient[name][None])
         parts.append({name: gradient[name] for name in names})

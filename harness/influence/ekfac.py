@@ -30,6 +30,7 @@ from harness.influence.factor_health import check_lambda, decomposed
 from harness.influence.fisher import Labels, countable
 from harness.influence.fisher_by_hooks import check_covariances, covariances, second_moments
 from harness.influence.fisher_flops import fit_flops, pairwise_flops
+from harness.influence.flops import rows_per_pass
 from harness.influence.gradients import GradDot
 from harness.influence.parts import Detail
 from harness.influence.preconditioner import ROTATED, Strategy, Unit, health
@@ -82,8 +83,9 @@ class Ekfac:
     """What covariances are summed in; a float16 sum that overflows is an error."""
     check_rows: Annotated[int, Field(strict=True, gt=0)] = 16
     """Rows of the pool on which a finite difference's step is checked."""
-    chunk_rows: Annotated[int, Field(strict=True, gt=0)] = 16
-    """Rows per pass; scores do not depend on it."""
+    chunk_rows: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Rows per pass; scores do not depend on it. 0: as many as have 4,096 tokens (on a GPU
+    16,384), at most 64."""
     detail: tuple[Detail, ...] = ()
     """Parts told beside the total: of "modules", of "tokens" (harness/influence/parts.py)."""
 
@@ -105,10 +107,11 @@ class Ekfac:
             return state
         uses = self.uses(view)
         network = network_flops(view, uses, rows.rows) * len(rows.rows.rows)
+        options = self._sized(rows.rows)
         if self.fitter == "hooks":
-            factors = _fit_by_hooks(view, uses, rows, self)
+            factors = _fit_by_hooks(view, uses, rows, options)
         else:
-            factors = fit_by_kronfluence(import_kronfluence(), view, uses, rows, self)
+            factors = fit_by_kronfluence(import_kronfluence(), view, uses, rows, options)
         for module in (use.name for use in uses if f"lambda:{use.name}" in factors):
             check_lambda(factors[f"lambda:{module}"], module)
         passes = (self.strategy != "diagonal") + (self.strategy != "kfac")
@@ -193,7 +196,12 @@ class Ekfac:
             network + pairwise_flops(uses, len(rows.rows), num_queries, tokens, self),
             rows.targets.numel() + prepared["query_targets"].numel(),
         )
-        return score_by_kronfluence(import_kronfluence(), view, uses, prepared, rows, self)
+        options = self._sized(rows)
+        return score_by_kronfluence(import_kronfluence(), view, uses, prepared, rows, options)
+
+    def _sized(self, rows: Batch) -> Ekfac:
+        """Return the same with a number of rows per pass."""
+        return replace(self, chunk_rows=self.chunk_rows or rows_per_pass(rows.inputs))
 
     def _exact(self) -> GradDot:
         return GradDot(

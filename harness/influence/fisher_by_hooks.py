@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from harness.influence.factor_health import SIDES, check_covariance
+from harness.influence.finite import refuse_non_finite
 from harness.influence.fisher import Sampling, with_own_targets
 from harness.influence.fisher_flops import BLOCK, turning
-from harness.influence.gradients import refuse_non_finite
 from harness.influence.row_gradients import Precision, backward
 
 if TYPE_CHECKING:

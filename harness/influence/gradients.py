@@ -34,6 +34,7 @@ from harness.influence.factors import (
     products,
     summed,
 )
+from harness.influence.finite import refuse_non_finite
 from harness.influence.flops import chunks, counter
 from harness.influence.parts import Detail, Gather, Gathered, joined, module_names, whole
 from harness.influence.queries import Queries, query_weights
@@ -42,7 +43,7 @@ from harness.influence.selection import Use, choose
 from harness.transfer import Outbound
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from harness.api import Batch, Note, State, View
 
@@ -222,41 +223,6 @@ def with_reduction(scores: Scores, rows: Batch, reduction: Reduction) -> Scores:
     count = rows.mask.sum(1).clamp(min=1).double().cpu()[:, None]
     total = scores.total * count if reduction == "sum" else scores.total / count
     return Scores(total, about={**scores.about, "reduction": reduction})
-
-
-def refuse_non_finite(view: View, rows: Batch, what: str, values: Tensor) -> None:
-    """Raise FloatingPointError that names the first row and the module with such a value."""
-    bad = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero()
-    if len(bad):
-        first = int(bad[0])
-        row, domain = int(rows.rows[first]), view.probe_domains[int(rows.domains[first])]
-        where = f"row {row} of domain {domain!r} at step {view.step}"
-        inside = first_non_finite(view.model, rows.select(slice(first, first + 1)))
-        raise FloatingPointError(f"influence of {where} is not finite in {what}{inside}")
-
-
-def first_non_finite(model: nn.Module, row: Batch) -> str:
-    """Return ", first in the output of module NAME" of a forward pass of the row, "" if in none."""
-    found: list[str] = []
-
-    def look(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            outputs = output if isinstance(output, tuple | list) else [output]
-            tensors = [one for one in outputs if isinstance(one, torch.Tensor)]
-            if not found and not all(bool(one.isfinite().all()) for one in tensors):
-                found.append(name)
-
-        return hook
-
-    named = [(name, module) for name, module in model.named_modules() if name]
-    hooks = [module.register_forward_hook(look(name)) for name, module in named]
-    try:
-        with torch.no_grad():
-            model(input_ids=row.inputs, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return f", first in the output of module {found[0]}" if found else ""
 
 
 class _Preparation:

@@ -27,8 +27,8 @@ from pydantic.dataclasses import dataclass
 
 from harness.api import Scores
 from harness.influence.directional import adam_scale
+from harness.influence.finite import refuse_non_finite
 from harness.influence.flops import billed
-from harness.influence.gradients import refuse_non_finite
 from harness.influence.jvp import Pooling, jvp_embeddings, tangents_of
 from harness.influence.kernel_ridge import Kernel, KernelRidge, Ridge, fit
 from harness.influence.projected import (

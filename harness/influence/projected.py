@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from harness.influence.factors import Factors, materialised, summed
+from harness.influence.finite import refuse_non_finite
 from harness.influence.flops import billed
-from harness.influence.gradients import refuse_non_finite
 from harness.influence.row_gradients import Reduction, backward
 
 if TYPE_CHECKING:

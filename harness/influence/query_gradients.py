@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.influence.factors import Factors, materialised, summed
+from harness.influence.factors import Factors, Room, materialised, summed
+from harness.influence.finite import all_finite, refuse_non_finite
 from harness.influence.flops import chunks, counter
-from harness.influence.gradients import refuse_non_finite
 from harness.influence.preconditioner import joined, parted, precondition
 from harness.influence.row_gradients import backward
 
@@ -47,7 +47,7 @@ def preconditioned_queries(
             options.damping,
             options.damping_unit,
         )
-        if not bool(whole.isfinite().all()):
+        if not all_finite(whole):
             where = f"module {use.name!r} at step {view.step}"
             raise FloatingPointError(f"the preconditioned query gradient of {where} is not finite")
         view.bill(cost)
@@ -71,30 +71,31 @@ def _gradients(
 ) -> tuple[dict[str, Tensor], float]:
     """Return each parameter's gradients [Q, L, R], and FLOPs beyond the network's."""
     each = len(weights) == len(query.rows) and bool((weights == torch.eye(len(weights))).all())
-    found: dict[str, list[Tensor]] = {}
-    flops, start = 0.0, 0
+    gradients: dict[str, Tensor] = {}
+    flops, start, room = 0.0, 0, Room()
 
     def receive(name: str, factors: list[Factors]) -> None:
         nonlocal flops
         (use,) = factors
+        rows = slice(start, start + len(use.right))
+        if name not in gradients:
+            shape = (len(weights), use.size, use.right.shape[-1])
+            gradients[name] = torch.zeros(shape, device=use.right.device)
         if each:
-            value, cost = materialised(use)
-            found.setdefault(name, []).append(value.float())
+            gradients[name][rows], cost = materialised(use, room)
         else:
-            share = weights[0, start : start + len(use.right)].to(use.right)[:, None, None]
+            share = weights[0, rows].to(use.right)[:, None, None]
             value, cost = summed(Factors(use.left, use.right * share, use.size))
-            total = found.setdefault(name, [torch.zeros_like(value, dtype=torch.float32)[None]])
-            total[0] += value
+            gradients[name][0] += value
         flops += cost
 
     for chunk in chunks(query, options.chunk_rows):
         losses = backward(view.model, chunk, uses, receive, "mean", options.precision)
         refuse_non_finite(view, chunk, "loss", losses)
         start += len(chunk.rows)
-    gradients = {name: torch.cat(found.pop(name)) for name in list(found)}
     for name, gradient in gradients.items():
         if each:
             refuse_non_finite(view, query, name, gradient)
-        elif not bool(gradient.isfinite().all()):
+        elif not all_finite(gradient):
             raise FloatingPointError(f"the query gradient of {name} at step {view.step} not finite")
     return gradients, flops

@@ -24,9 +24,9 @@ from harness.api import Batch
 from harness.influence.along_queries import FIELDS, from_state
 from harness.influence.conv1d import linear_copy
 from harness.influence.factor_health import decomposed
+from harness.influence.finite import refuse_non_finite
 from harness.influence.fisher import Pool, keys, summed_losses
 from harness.influence.fisher_by_hooks import Advance, check_covariances, unwatched
-from harness.influence.gradients import refuse_non_finite
 from harness.influence.preconditioner import ROTATED, absolute, spectrum
 
 if TYPE_CHECKING:

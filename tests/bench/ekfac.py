@@ -117,7 +117,7 @@ def fit(out: Path, repeats: int, threads: int, num_rows: int = 32) -> list[Row]:
     """Fit covariances and lambdas, without the eigendecompositions between, in steps per row."""
     view = measured(out, "gpt2", threads=threads).view
     pool = countable(view, spread(view.candidates(num_rows), num_rows), "sampled")
-    uses, options = choose(view.model), Ekfac()
+    uses, options = choose(view.model), Ekfac(chunk_rows=16)
     vectors = Ekfac(fitter="hooks").fit(view, pool.rows)
     kronfluence = import_kronfluence()
     found: dict[str, list[float]] = {"step": [], "hooks": []}

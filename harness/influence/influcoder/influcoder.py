@@ -24,8 +24,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from harness.api import Scores
+from harness.influence.finite import refuse_non_finite
 from harness.influence.flops import billed, rows_per_pass
-from harness.influence.gradients import refuse_non_finite
 from harness.influence.influcoder.agreement import agreement, split, unseen
 from harness.influence.influcoder.distill import Distillation, distill
 from harness.influence.influcoder.encoder import SCRATCH, Encoder, decoder, open_encoder

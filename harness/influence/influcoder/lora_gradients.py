@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from harness.influence.factors import Factors
+from harness.influence.finite import refuse_non_finite
 from harness.influence.flops import billed, counter
-from harness.influence.gradients import refuse_non_finite
 from harness.influence.row_gradients import Precision, backward
 from harness.influence.selection import Kind, Use, choose
 from harness.rng import key
