@@ -3,7 +3,7 @@
 Everything is decided by the spec and by what the sources hold, so building twice gives the same
 bytes in every file. A source is read through, and about as much of it held as `max_bytes` keeps.
 The price of comparing all documents with all others is that what is kept is in memory while the
-corpus is built (about twenty times the size of its text).
+corpus is built (about four times the size of its text).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness import allocator
 from harness.corpus import store
 from harness.corpus.bounded import read_capped
 from harness.corpus.documents import SPLITS, Document, Placed, in_hash_order
@@ -27,11 +28,10 @@ from harness.corpus.ready_tokenizer import Ready, read_ready
 from harness.corpus.sources import Source
 from harness.corpus.splitting import refuse_empty, split
 from harness.corpus.texture import text_facts
+from harness.corpus.token_stream import encode_documents, narrow
 from harness.corpus.tokenizer import (
     END_OF_TEXT_ID,
     bytes_per_token,
-    encode,
-    encode_with_bytes,
     num_tokens,
     train_bpe,
 )
@@ -39,9 +39,7 @@ from harness.errors import SpecError
 from harness.spec import Corpus, SyntheticDomain
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-WIDEST_UINT16 = 65_535
+    pass
 
 Facts = dict[str, Any]
 Progress = Callable[[str], None]
@@ -59,7 +57,9 @@ def build(
         placed += documents
     progress(f"corpus: comparing {len(placed):,} documents")
     kept = _without_duplicates(placed, spec, domains)
+    allocator.give_back()  # what comparing and training have freed would add to what encoding takes
     ready = _tokenizer(kept, spec, domains, progress)
+    allocator.give_back()
     progress(f"corpus: encoding {len(kept):,} documents")
     tokenizer_json = ready.tokenizer.to_str().encode()
     _write(folder / store.TOKENIZER, tokenizer_json)
@@ -189,7 +189,6 @@ def _write_streams(
 
     `exact`: every token of the tokenizer stands for a known number of bytes.
     """
-    dtype = np.uint32 if num_tokens(ready.tokenizer) > WIDEST_UINT16 else np.uint16
     token_bytes = bytes_per_token(ready.tokenizer) if exact else None
     lines: list[str] = []
     for name, facts in domains.items():
@@ -199,15 +198,12 @@ def _write_streams(
             documents = in_hash_order([p.document for p in kept if (p.domain, p.split) == here])
             with_bytes = split_name in store.WITH_BYTES
             asked = with_bytes and token_bytes is None
-            encoded, prompts, spans = _encode(ready, documents, asked)
-            sizes = np.array([len(tokens) + 1 for tokens in encoded], np.int64)
-            stream = np.full(sizes.sum(), ready.end_of_text, dtype)
-            starts = np.cumsum(sizes) - sizes
-            for start, tokens in zip(starts, encoded, strict=True):
-                stream[start : start + len(tokens)] = tokens
+            found = encode_documents(ready, documents, asked)
+            stream, prompts = found.tokens, found.prompts
+            starts = np.cumsum(found.sizes) - found.sizes
             if with_bytes:
-                counts = spans if token_bytes is None else token_bytes[stream]
-                _save(folder / store.bytes_file(*here), _narrow(counts))
+                counts = found.bytes if token_bytes is None else token_bytes[stream]
+                _save(folder / store.bytes_file(*here), narrow(counts))
             _save(folder / store.tokens_file(*here), stream)
             _save(folder / store.starts_file(*here), starts)
             if facts["loss"] == "answer":
@@ -222,39 +218,8 @@ def _write_streams(
                 "targets": len(stream) - sum(prompts),
                 "bytes": sum(document.num_bytes for document in documents),
             }
-            lines += _lines(name, split_name, documents, sizes.tolist())
+            lines += _lines(name, split_name, documents, found.sizes.tolist())
     _write(folder / store.DOCUMENTS, "".join(lines).encode())
-
-
-def _encode(
-    ready: Ready, documents: list[Document], with_bytes: bool
-) -> tuple[list[NDArray[np.int64]], list[int], NDArray[np.int64]]:
-    """Return the tokens of each document, how many are its prompt, and all bytes, if asked.
-
-    A prompt is encoded apart, so that no token straddles the border to what is predicted. Bytes
-    are by position, end of text included: what tokens of a prompt do not account for is counted
-    at the first one after it.
-    """
-    parts = (
-        [d.text[: d.prompt_chars] for d in documents],
-        [d.text[d.prompt_chars :] for d in documents],
-    )
-    if with_bytes:
-        (prompts, before), (rests, after) = (encode_with_bytes(ready.tokenizer, p) for p in parts)
-        for spans, rest in zip(before, after, strict=True):
-            rest[0] += spans[-1]
-        pairs = zip((spans[:-1] for spans in before), after, strict=True)
-        spans = np.concatenate([part for pair in pairs for part in pair])
-    else:
-        prompts, rests = (encode(ready.tokenizer, part) for part in parts)
-        spans = np.zeros(0, np.int64)
-    joined = [np.concatenate(pair) for pair in zip(prompts, rests, strict=True)]
-    return joined, [len(prompt) for prompt in prompts], spans
-
-
-def _narrow(counts: NDArray[Any]) -> NDArray[Any]:
-    # more than 65,535 bytes between two tokens: a tokenizer that drops white space met a lot of it
-    return counts.astype(np.uint32 if counts.max(initial=0) > WIDEST_UINT16 else np.uint16)
 
 
 def _lines(
@@ -273,14 +238,16 @@ def _lines(
         yield json.dumps(facts) + "\n"
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, *content: bytes | memoryview) -> None:
     with path.open("xb") as file:
-        file.write(content)
+        for part in content:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
 
 
 def _save(path: Path, array: np.ndarray[Any, Any]) -> None:
-    content = BytesIO()  # where numpy writes a file itself, a full disk is an error without a name
-    np.save(content, array, allow_pickle=False)
-    _write(path, content.getvalue())
+    """Write what np.save does, which names no file where a disk is full."""
+    header, array = BytesIO(), np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    _write(path, header.getvalue(), array.data.cast("B") if array.size else b"")

@@ -16,7 +16,7 @@ Text without spaces between words is compared by its runs of letters, which find
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -70,24 +70,50 @@ def survivors(placed: Sequence[Placed], threshold: float) -> list[Removal | None
 
 def clusters(texts: Sequence[str], threshold: float) -> list[int]:
     """Return, for each text, the first text of its cluster of near-duplicates."""
-    from datasketch import MinHash, MinHashLSH  # here: it brings scipy, seconds of imports
-
-    index = MinHashLSH(num_perm=NUM_PERM, params=_bands(threshold))
-    blank = MinHash(num_perm=NUM_PERM, hashfunc=int)
     sets = shingles(texts)
     parents = list(range(len(texts)))
+    for members in _buckets(_signatures(sets), *_bands(threshold)):
+        if len({_root(parents, i) for i in members}) == 1:
+            continue  # an earlier band has joined them
+        for place, i in enumerate(members):
+            for j in members[:place]:
+                low, high = sorted((_root(parents, i), _root(parents, j)))
+                if low != high and _similar(sets[i], sets[j], threshold):
+                    parents[high] = low
+    return [_root(parents, i) for i in range(len(texts))]
+
+
+def _signatures(sets: Sequence[Hashes]) -> Hashes:
+    """Return the MinHash of each set [N, NUM_PERM]; of an empty one, what no other has."""
+    from datasketch import MinHash  # here: it brings scipy, seconds of imports
+
+    blank = MinHash(num_perm=NUM_PERM, hashfunc=int)
+    found = np.empty((len(sets), NUM_PERM), np.uint32)
     for i, hashes in enumerate(sets):
-        if len(hashes) == 0:  # no word at all: exact copies were found before
-            continue
         sketch = blank.copy()
         for start in range(0, len(hashes), CHUNK):
             sketch.update_batch(hashes[start : start + CHUNK].tolist())
-        for j in sorted(index.query(sketch)):
-            if _root(parents, i) != _root(parents, j) and _similar(hashes, sets[j], threshold):
-                low, high = sorted((_root(parents, i), _root(parents, j)))
-                parents[high] = low
-        index.insert(i, sketch, check_duplication=False)
-    return [_root(parents, i) for i in range(len(texts))]
+        found[i] = sketch.hashvalues  # they are below 2^32
+    return found
+
+
+def _buckets(signatures: Hashes, bands: int, rows: int) -> Iterator[list[int]]:
+    """Yield the texts, in their order, whose signatures agree in all rows of a band; two or more.
+
+    Sorting a band at a time holds the signatures and no more, half a kilobyte of a text, where
+    an index of dictionaries would hold sixteen times that.
+    """
+    whole = np.full(NUM_PERM, np.iinfo(np.uint32).max, np.uint32)  # no word at all
+    there = np.flatnonzero((signatures != whole).any(1))
+    for band in range(bands):
+        part = np.ascontiguousarray(signatures[there, band * rows : (band + 1) * rows])
+        keys = part.view(np.dtype((np.void, part.itemsize * rows)))[:, 0]
+        order = np.argsort(keys, kind="stable")
+        ends = np.flatnonzero(np.append(keys[order][1:] != keys[order][:-1], True)) + 1
+        starts = np.append(0, ends[:-1])
+        for start, end in zip(starts, ends, strict=True):
+            if end - start > 1:
+                yield there[order[start:end]].tolist()
 
 
 def shingles(texts: Sequence[str]) -> list[Hashes]:

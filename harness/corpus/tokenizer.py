@@ -10,7 +10,7 @@ an untrained domain may cost more tokens per byte. The only file that imports to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,11 @@ def from_merges(vocab: Path, merges: Path) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int64]]:
     """Return the tokens of each text, without the end-of-text token."""
+    return list(encoded(tokenizer, texts))
+
+
+def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.int64]]:
+    """Yield the same, holding the tokens of one batch of texts."""
     tokenizer.encode_special_tokens = True  # "<|endoftext|>" inside a text is text
 
     def by_library(batch: Sequence[str]) -> list[NDArray[np.int64]]:
@@ -72,30 +77,27 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int64]
         return [np.array(encoding.ids, np.int64) for encoding in found]
 
     some = fast_encoder(tokenizer, texts, by_library) or by_library
-    batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
-    return [tokens for batch in batches for tokens in some(batch)]
+    for start in range(0, len(texts), BATCH):
+        yield from some(texts[start : start + BATCH])
 
 
-def encode_with_bytes(
+def encoded_with_bytes(
     tokenizer: Tokenizer, texts: Sequence[str]
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Return the tokens of each text as `encode` does, and the UTF-8 bytes that each accounts for.
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the tokens of each text as `encoded` does, and the UTF-8 bytes each accounts for.
 
     A token accounts for the text from the end of the token before it to its own end, so what a
     tokenizer drops or rewrites is counted too; the last entry, one more than there are tokens, is
     the rest, for the end-of-text token. The entries of a text add up to its bytes.
     """
     tokenizer.encode_special_tokens = True
-    tokens, counts = [], []
     for start in range(0, len(texts), BATCH):
         some = texts[start : start + BATCH]
         for text, encoding in zip(
             some, tokenizer.encode_batch(some, add_special_tokens=False), strict=True
         ):
-            tokens.append(np.array(encoding.ids, np.int64))
             ends = np.array([end for _, end in encoding.offsets], np.int64)  # in characters
-            counts.append(_bytes_between(text, ends))
-    return tokens, counts
+            yield np.array(encoding.ids, np.int64), _bytes_between(text, ends)
 
 
 def _bytes_between(text: str, ends: NDArray[np.int64]) -> NDArray[np.int64]:

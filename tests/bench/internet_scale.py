@@ -55,9 +55,9 @@ class Assumed:
     proxy_tokens: float = 20e9
     small_proxy: float = 1e6
     small_proxy_tokens: float = 1e9
-    text_rate: float = 108e6
+    text_rate: float = 52e6
     """Bytes of text a second that one machine tokenises on two cores: RESULTS.md, the least."""
-    build_memory: float = 20.0
+    build_memory: float = 4.0
     """Times the kept text that a corpus takes in memory while it is built."""
     node_cores: int = 96
     eigen_rate: float = 1e12
@@ -147,7 +147,7 @@ def data(a: Assumed) -> Iterator[Line]:
     yield "tokenising, one machine of two cores", f"{text / a.text_rate / 3600:.1f} hours"
     share = text / (a.text_rate * a.node_cores / 2 * a.nodes)
     yield f"... on all cores of {a.nodes} nodes", f"{share:.0f} seconds"
-    yield "MinHash signatures in memory", f"{documents * NUM_PERM * 8 / TB:.2f} TB"
+    yield "MinHash signatures in memory", f"{documents * NUM_PERM * 4 / TB:.2f} TB"
     yield "documents.jsonl", f"{documents * line / GB:.0f} GB"
     yield "order of a domain's rows in memory", f"{rows * 8 / 1e6:.0f} MB a domain and rank"
     yield "rows of a step, read by every node", f"{batch / 1e6:.1f} MB"

@@ -268,7 +268,7 @@ def test_a_large_vocabulary_gets_wider_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Above 65,535 tokens a stream is uint32, below it is uint16."""
-    monkeypatch.setattr("harness.corpus.build.WIDEST_UINT16", 300)
+    monkeypatch.setattr("harness.corpus.token_stream.WIDEST_UINT16", 300)
     spec = Corpus(
         domains={"a": SyntheticDomain(num_documents=30)}, tokenizer=Tokenizer(vocab_size=400)
     )

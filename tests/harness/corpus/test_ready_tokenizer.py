@@ -16,7 +16,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from harness.corpus import corpus_id, open_corpus
 from harness.corpus.ready_tokenizer import read_ready
-from harness.corpus.tokenizer import encode, encode_with_bytes, train_bpe
+from harness.corpus.tokenizer import encode, encoded_with_bytes, train_bpe
 from harness.errors import SpecError
 from harness.spec import Corpus, SyntheticDomain, Tokenizer
 
@@ -54,7 +54,7 @@ WORDS.no_padding()
 @pytest.mark.parametrize("tokenizer", [BPE, WORDS], ids=["bpe", "wordpiece"])
 def test_the_bytes_of_a_text_add_up_whatever_is_normalized(tokenizer: Loaded, text: str) -> None:
     """Tokens are those of the fast path; what was dropped is counted all the same."""
-    (tokens,), (counts,) = encode_with_bytes(tokenizer, [text])
+    ((tokens, counts),) = encoded_with_bytes(tokenizer, [text])
 
     assert tokens.tolist() == encode(tokenizer, [text])[0].tolist()
     assert len(counts) == len(tokens) + 1
@@ -64,7 +64,7 @@ def test_the_bytes_of_a_text_add_up_whatever_is_normalized(tokenizer: Loaded, te
 
 def test_bytes_run_from_the_end_of_one_token_to_the_end_of_the_next() -> None:
     """White space belongs to the word after it, and at the end to the end-of-text token."""
-    (tokens,), (counts,) = encode_with_bytes(WORDS, ["The  cät 你 \n"])
+    ((tokens, counts),) = encoded_with_bytes(WORDS, ["The  cät 你 \n"])
 
     assert [WORDS.id_to_token(i) for i in tokens] == ["the", "cat", "[UNK]"]
     assert counts.tolist() == [3, 2 + 4, 1 + 3, 2]
@@ -74,7 +74,7 @@ def test_special_tokens_in_a_text_are_text(tmp_path: Path) -> None:
     """A document that spells out [MASK] or the end-of-text token cannot write one."""
     folder = folder_of(wordpiece(), tmp_path / "w", sep_token="[SEP]", mask_token="[MASK]")
     ready = read_ready(folder)
-    (tokens,), _ = encode_with_bytes(ready.tokenizer, ["the [MASK] cat [SEP]"])
+    ((tokens, _),) = encoded_with_bytes(ready.tokenizer, ["the [MASK] cat [SEP]"])
 
     assert (ready.end_of_text, ready.mask) == (3, 4)
     assert not {3, 4} & set(tokens.tolist())
