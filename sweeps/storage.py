@@ -60,7 +60,8 @@ def open_storage(url: str, beat: int = BEAT_SECONDS, grace: int = GRACE_SECONDS)
         told = error.__cause__ or error  # such as the name of the driver that is not installed
         reason = next(iter(str(told).splitlines()), f"no answer ({type(told).__name__})")
         if isinstance(told, ModuleNotFoundError):
-            reason = f"its driver {told.name} is not installed; pip install {told.name}"
+            package = {"psycopg": "'steelyard[postgres]'"}.get(str(told.name), told.name)
+            reason = f"its driver {told.name} is not installed; pip install {package}"
         known = "sqlite:///FILE, postgresql://..., journal:FILE or grpc://HOST:PORT"
         shown = without_password(url)
         raise SpecError(f"--storage: {shown!r} cannot be opened: {reason}; give {known}") from None

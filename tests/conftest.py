@@ -31,6 +31,8 @@ settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("fixed")
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from harness.corpus import TokenStore
     from harness.loop import Loop, Watch
     from harness.spec import Checkpoint, RunSpec
@@ -86,3 +88,12 @@ def make_view(make_spec: MakeSpec, make_loop: MakeLoop) -> MakeView:
         return make_loop(spec or make_spec()).view
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[], str]]:
+    """Return a function that makes a PostgreSQL database and returns its URL; skipped without."""
+    from tests.postgres import server
+
+    with server() as database:
+        yield database

@@ -93,7 +93,10 @@ def test_what_a_killed_worker_was_at_is_taken_over_by_another(
         assert timeless(out.records(ours["run_id"])) == timeless(finished.out.main(same, 0))
 
 
-def test_a_failure_is_told_to_the_workers_that_wait_for_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_failure_is_told_to_the_workers_that_wait_for_it(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Two workers, their leases in a database, and a cell that fails: one trains it, both say why,
     and neither tries again."""
     gate = tmp_path / "gate"
@@ -103,6 +106,8 @@ def test_a_failure_is_told_to_the_workers_that_wait_for_it(tmp_path: Path) -> No
     }
     spec = write_spec(tmp_path / "shared.toml", arms, seeds=(0,))
     leases = f"sqlite:///{tmp_path / 'leases.db'}"
+    if kind == "postgresql":
+        leases = request.getfixturevalue("postgres")()
     arguments = ("work", spec, "--out", tmp_path / "out", "--jobs", 1, "--leases", leases)
     both = [started(*arguments, cwd=tmp_path) for _ in range(2)]
     out = Out(tmp_path / "out")

@@ -148,8 +148,13 @@ def test_a_stopped_trial_does_not_count_as_a_death(journal: Any) -> None:
     assert study.trials[-1].state == TrialState.WAITING
 
 
-def test_a_database_retries_by_its_own_heartbeat(tmp_path: Path) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path / 's.db'}", beat=1, grace=2)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_database_retries_by_its_own_heartbeat(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    urls = {"sqlite": lambda: f"sqlite:///{tmp_path / 's.db'}"}
+    url = urls[kind]() if kind in urls else request.getfixturevalue("postgres")()
+    storage = open_storage(url, beat=1, grace=2)
     study = made(storage)
 
     class Killed(BaseException):

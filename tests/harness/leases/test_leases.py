@@ -32,9 +32,11 @@ Open = Callable[[float], Leases]
 """Return the leases of one more process."""
 
 
-@pytest.fixture(params=["disk", "sqlite"])
+@pytest.fixture(params=["disk", "sqlite", "postgresql"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     """Return the database of the output folder `tmp_path`, if its leases are in one."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres")())
     return None if request.param == "disk" else f"sqlite:///{tmp_path / 'leases.db'}"
 
 
@@ -360,3 +362,18 @@ def test_a_password_is_not_written_down(tmp_path: Path) -> None:
 def test_a_grace_that_no_sign_of_life_fits_in_is_refused(grace: float, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="--grace: must be at least 1 seconds"):
         open_leases(tmp_path, None, grace)
+
+
+def test_the_age_of_a_lease_is_the_databases_whatever_a_workers_time_zone(
+    postgres: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session has the zone of its machine; a sign of life has none."""
+    url = postgres()
+    monkeypatch.setenv("PGTZ", "America/Lima")
+    silent(open_leases(tmp_path, url).store)
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+
+    (seen,) = open_leases(tmp_path, url).store.held()
+
+    assert seen.age is not None
+    assert seen.age < 60
