@@ -28,6 +28,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, Jou
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import SpecError
+from harness.leases.zones import keep_utc
 
 # User attributes of a trial: how often its worker has said that it is alive, who that is, and
 # which of the study's trials it is.
@@ -50,12 +51,14 @@ def open_storage(url: str, beat: int = BEAT_SECONDS, grace: int = GRACE_SECONDS)
         if kind == "grpc":
             host, _, port = place.removeprefix("//").rpartition(":")
             return _answering(GrpcStorageProxy(host=host, port=int(port)))
-        return RDBStorage(
+        storage = RDBStorage(
             url,
             heartbeat_interval=beat,
             grace_period=grace,
             heartbeat_stale_trial_callback=_retry,
         )
+        keep_utc(storage.engine)
+        return storage
     except Exception as error:  # of SQLAlchemy, of a driver that is not installed, of grpc
         told = error.__cause__ or error  # such as the name of the driver that is not installed
         reason = next(iter(str(told).splitlines()), f"no answer ({type(told).__name__})")

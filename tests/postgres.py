@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -26,12 +27,21 @@ def _programs() -> Path | None:
     return next((folder for folder in known if (folder / "initdb").exists()), None)
 
 
+def _is_there(user: str) -> bool:
+    try:
+        return bool(pwd.getpwnam(user))
+    except KeyError:
+        return False
+
+
 @contextmanager
 def server() -> Iterator[Callable[[], str]]:
     """Start a server and give a function that makes a database in it and returns its URL."""
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed")
+    if os.geteuid() == 0 and not _is_there(NOBODY):
+        pytest.skip(f"the server refuses root, and there is no user {NOBODY}")
     pytest.importorskip("psycopg", reason="its driver is not installed")
     with tempfile.TemporaryDirectory(prefix="steelyard-pg-") as name, socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -22,7 +22,7 @@ from harness.influence.flops import chunks
 from harness.influence.preconditioner import ROTATED, damped_inverse
 from harness.influence.query_gradients import network_flops
 from harness.influence.row_gradients import backward
-from harness.influence.selection import choose
+from harness.influence.selection import choose, largest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ def self_scores(
     squares = _curved(uses, estimator, fitted) if is_curved else _plain(view, estimator)
     parts = [
         _chunk(view, uses, estimator, c, squares, network)
-        for c in chunks(rows, estimator.chunk_rows)
+        for c in chunks(rows, estimator.chunk_rows, largest(uses))
     ]
     return torch.cat(parts)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import combinations, product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -71,16 +72,26 @@ def survivors(placed: Sequence[Placed], threshold: float) -> list[Removal | None
 def clusters(texts: Sequence[str], threshold: float) -> list[int]:
     """Return, for each text, the first text of its cluster of near-duplicates."""
     sets = shingles(texts)
+    signatures, (bands, rows) = _signatures(sets), _bands(threshold)
     parents = list(range(len(texts)))
-    for members in _buckets(_signatures(sets), *_bands(threshold)):
-        if len({_root(parents, i) for i in members}) == 1:
-            continue  # an earlier band has joined them
-        for place, i in enumerate(members):
-            for j in members[:place]:
+    for band, members in _buckets(signatures, bands, rows):
+        joined: dict[int, list[int]] = {}
+        for i in members:
+            joined.setdefault(_root(parents, i), []).append(i)
+        before = signatures[:, : band * rows]
+        for some, others in combinations(joined.values(), 2):
+            for i, j in product(some, others):
                 low, high = sorted((_root(parents, i), _root(parents, j)))
-                if low != high and _similar(sets[i], sets[j], threshold):
+                if low == high:
+                    break
+                if not _has_met(before, i, j, rows) and _similar(sets[i], sets[j], threshold):
                     parents[high] = low
     return [_root(parents, i) for i in range(len(texts))]
+
+
+def _has_met(signatures: Hashes, i: int, j: int, rows: int) -> bool:
+    """Tell whether a pair agreed in an earlier band, and so has been compared."""
+    return bool((signatures[i] == signatures[j]).reshape(-1, rows).all(1).any())
 
 
 def _signatures(sets: Sequence[Hashes]) -> Hashes:
@@ -97,11 +108,11 @@ def _signatures(sets: Sequence[Hashes]) -> Hashes:
     return found
 
 
-def _buckets(signatures: Hashes, bands: int, rows: int) -> Iterator[list[int]]:
-    """Yield the texts, in their order, whose signatures agree in all rows of a band; two or more.
+def _buckets(signatures: Hashes, bands: int, rows: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield a band and the texts, in their order, that agree in all of its rows; two or more.
 
-    Sorting a band at a time holds the signatures and no more, half a kilobyte of a text, where
-    an index of dictionaries would hold sixteen times that.
+    Sorting a band at a time takes the signatures, half a kilobyte of a text, where an index of
+    dictionaries took sixteen times that.
     """
     whole = np.full(NUM_PERM, np.iinfo(np.uint32).max, np.uint32)  # no word at all
     there = np.flatnonzero((signatures != whole).any(1))
@@ -113,7 +124,7 @@ def _buckets(signatures: Hashes, bands: int, rows: int) -> Iterator[list[int]]:
         starts = np.append(0, ends[:-1])
         for start, end in zip(starts, ends, strict=True):
             if end - start > 1:
-                yield there[order[start:end]].tolist()
+                yield band, there[order[start:end]].tolist()
 
 
 def shingles(texts: Sequence[str]) -> list[Hashes]:

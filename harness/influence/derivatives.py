@@ -214,8 +214,21 @@ def _at_input(
     back = gradient.to(dtype) @ weight.to(dtype)  # [B, T, in]
     parts = [back.to(torch.promote_types(dtype, torch.float32)) * first]
     if "bias" in tangents:
-        parts.append(gradient @ tangents["bias"].to(gradient))  # [B, T]
+        exact = torch.promote_types(gradient.dtype, torch.float32)
+        parts.append(gradient.to(exact) @ tangents["bias"].to(exact))  # [B, T]
     return parts
+
+
+def _as_parameters(
+    module: nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a module's inputs in the type of its parameters, which autocast may have narrowed."""
+    dtype = next(module.parameters(recurse=False)).dtype
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    return torch.utils._pytree.tree_map_only(torch.Tensor, cast, given)  # type: ignore[no-any-return]
 
 
 def _output_change(
@@ -236,6 +249,7 @@ def _output_change(
             given_there, norm.normalized_shape, weight, bias, norm.eps
         )
     if kind is None:  # norms and the like: cheap, and of any form
+        args, kwargs = _as_parameters(module, given)
         own = {key: module._parameters[key].detach() for key in tangents}  # type: ignore[union-attr]
 
         def output(parameters: dict[str, Tensor]) -> Any:

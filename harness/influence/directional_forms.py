@@ -4,8 +4,8 @@ Finite differences cost a forward pass per row, and no step suits every directio
 steep, an EKFAC direction flat, and where Adam has hardly seen a gradient a direction has a few huge
 components. So steps are tried on candidate rows, off the training stream and the same for every
 direction at a step. Where no two steps agree, the exact form takes over, at one and a half times
-the price, and in bfloat16 where the run trains in it and a trial finds no more than rounding
-between the two; the price of the trial is three or four forward passes of those rows.
+the price, and in bfloat16 where the run trains in it and scores of those rows come out within
+AGREEMENT; the price of the trial is three or four forward passes of the rows, or that of a step.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def exact_form(view: View, rows: Batch, along: Direction, disagreement: float) -
 
     What a model does with its parameters does not depend on the row, so two of them tell.
     """
-    rows, model = rows.select(slice(0, 2)), view.model
+    every, rows, model = rows, rows.select(slice(0, 2)), view.model
     stacked = {name: v[None] for name, v in along.items()}
     with counter() as counted:
         scores = by_hooks(model, rows, stacked)
@@ -104,18 +104,24 @@ def exact_form(view: View, rows: Batch, along: Direction, disagreement: float) -
     view.bill(2 * flops, 2 * rows.targets.numel())
     size = float(scores.abs().sum().clamp(min=1e-300))
     if abs(float(scores.sum() - wanted.sum())) / size < COVERED:
-        name = "vector"
-        if view.precision == "bfloat16":
-            rough = by_hooks(model, rows, stacked, "bfloat16")
-            view.bill(flops, rows.targets.numel())
-            name = "vector_bfloat16" if difference_of(rough, scores) < AGREEMENT else name
-        return Form(name, disagreement=disagreement, flops=flops / len(rows.rows))
+        per_row = flops / len(rows.rows)
+        half = view.precision == "bfloat16" and _is_right_in_bfloat16(view, every, stacked, per_row)
+        name = "vector_bfloat16" if half else "vector"
+        return Form(name, disagreement=disagreement, flops=per_row)
     if spread:
         raise ValueError(
             "the model reads a parameter from outside its module, so that no finite difference and "
             'no product by modules is right here with parallel = "fsdp"; use "ddp"'
         )
     return Form("forward", disagreement=disagreement)
+
+
+def _is_right_in_bfloat16(view: View, rows: Batch, stacked: Direction, per_row: float) -> bool:
+    wanted, rough = (
+        by_hooks(view.model, rows, stacked, precision) for precision in BY_HOOKS.values()
+    )
+    view.bill(2 * per_row * len(rows.rows), 2 * rows.targets.numel())
+    return difference_of(rough, wanted) < AGREEMENT
 
 
 def in_bfloat16(view: View, rows: Batch, along: Direction, eps: float, chunk_rows: int) -> Tensor:

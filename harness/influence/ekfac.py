@@ -38,7 +38,7 @@ from harness.influence.queries import Queries, query_weights
 from harness.influence.query_gradients import network_flops, preconditioned_queries
 from harness.influence.reference_factors import fit_by_kronfluence, score_by_kronfluence
 from harness.influence.row_gradients import Precision, Reduction
-from harness.influence.selection import Use, choose
+from harness.influence.selection import Use, choose, largest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,7 @@ class Ekfac:
     """Rows of the pool on which a finite difference's step is checked."""
     chunk_rows: Annotated[int, Field(strict=True, ge=0)] = 0
     """Rows per pass; scores do not depend on it. 0: as many as have 4,096 tokens (on a GPU
-    16,384), at most 64."""
+    16,384), at most 64, or 16 of large parameters."""
     detail: tuple[Detail, ...] = ()
     """Parts told beside the total: of "modules", of "tokens" (harness/influence/parts.py)."""
 
@@ -107,7 +107,7 @@ class Ekfac:
             return state
         uses = self.uses(view)
         network = network_flops(view, uses, rows.rows) * len(rows.rows.rows)
-        options = self._sized(rows.rows)
+        options = self._sized(rows.rows, uses)
         if self.fitter == "hooks":
             factors = _fit_by_hooks(view, uses, rows, options)
         else:
@@ -196,12 +196,14 @@ class Ekfac:
             network + pairwise_flops(uses, len(rows.rows), num_queries, tokens, self),
             rows.targets.numel() + prepared["query_targets"].numel(),
         )
-        options = self._sized(rows)
+        options = self._sized(rows, uses)
         return score_by_kronfluence(import_kronfluence(), view, uses, prepared, rows, options)
 
-    def _sized(self, rows: Batch) -> Ekfac:
+    def _sized(self, rows: Batch, uses: list[Use]) -> Ekfac:
         """Return the same with a number of rows per pass."""
-        return replace(self, chunk_rows=self.chunk_rows or rows_per_pass(rows.inputs))
+        return replace(
+            self, chunk_rows=self.chunk_rows or rows_per_pass(rows.inputs, largest(uses))
+        )
 
     def _exact(self) -> GradDot:
         return GradDot(

@@ -18,20 +18,27 @@ if TYPE_CHECKING:
     from harness.api import Batch, View
 
 
-# Per pass, where no number of rows is asked for: memory stays the same however long a row is.
+# Per pass, where no number of rows is asked for: activations take the same room however long a row
+# is. Row gradients take one of the rows, so that where a parameter is large, few rows have to do.
 PASS_TOKENS, PASS_TOKENS_GPU, PASS_ROWS = 4096, 16384, 64
+LARGE, FEW_ROWS = 2**26, 16  # numbers: 256 MiB of float32
 
 
-def chunks(rows: Batch, size: int) -> list[Batch]:
+def chunks(rows: Batch, size: int, largest: int = 0) -> list[Batch]:
     """Return the rows in pieces of at most `size`; 0: of as many as `rows_per_pass` says."""
-    size = size or rows_per_pass(rows.inputs)
+    size = size or rows_per_pass(rows.inputs, largest)
     return [rows.select(slice(i, i + size)) for i in range(0, len(rows.rows), size)]
 
 
-def rows_per_pass(inputs: Tensor) -> int:
-    """Return how many rows [B, T] have about PASS_TOKENS tokens; at most PASS_ROWS."""
+def rows_per_pass(inputs: Tensor, largest: int = 0) -> int:
+    """Return how many rows [B, T] have about PASS_TOKENS tokens, or the GPU's; at most PASS_ROWS.
+
+    Of a parameter with `largest` numbers, whose row gradients are formed, more than FEW_ROWS may
+    take no more than LARGE together.
+    """
     tokens = PASS_TOKENS_GPU if inputs.is_cuda else PASS_TOKENS
-    return min(PASS_ROWS, max(1, tokens // inputs.shape[1]))
+    room = max(FEW_ROWS, LARGE // max(1, largest))
+    return min(PASS_ROWS, room, max(1, tokens // inputs.shape[1]))
 
 
 def billed(

@@ -39,7 +39,7 @@ from harness.influence.flops import chunks, counter
 from harness.influence.parts import Detail, Gather, Gathered, joined, module_names, whole
 from harness.influence.queries import Queries, query_weights
 from harness.influence.row_gradients import Precision, Reduction, backward
-from harness.influence.selection import Use, choose
+from harness.influence.selection import Use, choose, largest
 from harness.transfer import Outbound
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class _Gradients:
     """What the network computes in; dot products are float32."""
     chunk_rows: Annotated[int, Field(strict=True, ge=0)] = 0
     """Rows per backward pass, which share one reading of the queries; scores do not depend on it.
-    0: as many as have 4,096 tokens (on a GPU 16,384), at most 64."""
+    0: as many as have 4,096 tokens (on a GPU 16,384), at most 64, or 16 of large parameters."""
 
     def fit(self, view: View, pool: Batch, queries: Batch | None = None) -> State:
         """Return nothing: gradients are taken anew for each model."""
@@ -110,7 +110,7 @@ class _Gradients:
         """Return dots with the queries and, where asked for, squares and parts."""
         uses, parts, room = self._uses(view), [], Room()
         tokens, num_queries = rows.targets.shape[1], _num_queries(prepared)
-        for chunk in chunks(rows, self.chunk_rows):
+        for chunk in chunks(rows, self.chunk_rows, largest(uses)):
             gather = Gather(uses, detail, len(chunk.rows), tokens, num_queries)
             arriving: list[tuple[str, Outbound, Outbound | None]] = []  # the pass waits for none
             lengths: dict[str, Tensor] = {}
@@ -243,7 +243,7 @@ class _Preparation:
     def state(self) -> State:
         """Take the gradients and return them, preconditioned."""
         per_row = 0.0
-        for chunk in chunks(self.query, self.options.chunk_rows):
+        for chunk in chunks(self.query, self.options.chunk_rows, largest(self.uses)):
             # rows have one length, so the first chunk's count is every chunk's
             first: Any = nullcontext() if self.start else counter()
             with first as counted:

@@ -11,6 +11,7 @@ from harness.influence.finite import all_finite, refuse_non_finite
 from harness.influence.flops import chunks, counter
 from harness.influence.preconditioner import joined, parted, precondition
 from harness.influence.row_gradients import backward
+from harness.influence.selection import largest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +90,7 @@ def _gradients(
             gradients[name][0] += value
         flops += cost
 
-    for chunk in chunks(query, options.chunk_rows):
+    for chunk in chunks(query, options.chunk_rows, largest(uses)):
         losses = backward(view.model, chunk, uses, receive, "mean", options.precision)
         refuse_non_finite(view, chunk, "loss", losses)
         start += len(chunk.rows)

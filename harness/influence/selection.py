@@ -32,6 +32,11 @@ class Use(NamedTuple):
     bias: str  # the same, "" if there is none or it is left out
 
 
+def largest(uses: list[Use]) -> int:
+    """Return how many numbers the largest weight of these modules has."""
+    return max(use.module.weight.numel() for use in uses)  # type: ignore[operator]
+
+
 def choose(
     model: nn.Module,
     modules: tuple[str, ...] = ("linear",),

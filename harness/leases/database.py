@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -23,7 +22,6 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
-    event,
     func,
     select,
 )
@@ -33,6 +31,7 @@ from sqlalchemy.pool import NullPool
 from harness.errors import SpecError
 from harness.leases.holder import Holder
 from harness.leases.store import Seen, SilentStoreError
+from harness.leases.zones import keep_utc
 
 _TABLE = Table(
     "steelyard_leases",
@@ -47,8 +46,6 @@ _TABLE = Table(
     Column("renewed", DateTime, nullable=False),
 )
 _SQLITE_SECONDS = 30  # to wait for another that writes
-# A session has its machine's zone, and times are stored without one: ages would be off by hours.
-_UTC = {"postgresql": "SET TIME ZONE 'UTC'", "mysql": "SET time_zone = '+00:00'"}
 _KNOWN = "sqlite:////FILE or postgresql://..."
 
 
@@ -124,7 +121,7 @@ def open_database(url: str, scope: str) -> DatabaseStore:
     try:
         patience = {"timeout": _SQLITE_SECONDS} if url.startswith("sqlite") else {}
         engine = create_engine(url, poolclass=NullPool, connect_args=patience)
-        event.listen(engine, "connect", partial(_in_utc, engine.dialect.name))
+        keep_utc(engine)
         try:
             _TABLE.create(engine, checkfirst=True)
         except DBAPIError:  # another worker has made it between the look and the making
@@ -136,12 +133,6 @@ def open_database(url: str, scope: str) -> DatabaseStore:
             reason = f"its driver {error.name} is not installed; pip install {package}"
         raise SpecError(f"--leases: cannot be opened: {reason}; give {_KNOWN}") from None
     return DatabaseStore(engine, scope)
-
-
-def _in_utc(dialect: str, connection: Any, _: Any) -> None:
-    if dialect in _UTC:
-        connection.cursor().execute(_UTC[dialect])
-        connection.commit()  # what is rolled back would take the zone with it
 
 
 def shown(url: str) -> str:

@@ -150,6 +150,12 @@ def directional(
     rank = float(stats.spearmanr(found, wanted)[0])
     what = f"Spearman of directional with exact, {architecture} ({count} rows)"
     table.append((what, f"{rank:.4f}", f"{about['form']}, {relative[0]:g}", ">= 0.995"))
+    if BFLOAT16:
+        rounded = calls["the same in bfloat16"][0]().total[:, 0]
+        rank = float(stats.spearmanr(rounded, wanted)[0])
+        table.append(
+            (f"Spearman of the exact form in bfloat16, {architecture}", f"{rank:.5f}", "", "")
+        )
     if not BFLOAT16:
         what = f"directional in bfloat16, central, {architecture} / training step"
         return [*table, (what, NO_UNITS, "", "<= 0.45")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,20 @@ def test_a_database_retries_by_its_own_heartbeat(
 
     assert reaper.reap(study) == [0]
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_heartbeat_of_another_time_zone_is_as_old_as_it_is(
+    postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna compares two sessions' own times; ours are in UTC, whatever a machine's zone."""
+    url = postgres()
+    monkeypatch.setenv("PGTZ", "America/Lima")
+    storage = open_storage(url, beat=1, grace=60)
+    storage.record_heartbeat(made(storage).ask()._trial_id)
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    elsewhere = open_storage(url, beat=1, grace=60)
+
+    assert Reaper(elsewhere).reap(optuna.load_study(study_name="s", storage=elsewhere)) == []
 
 
 def test_a_proxy_in_front_of_a_database_serves_and_keeps_a_pulse(tmp_path: Path) -> None:

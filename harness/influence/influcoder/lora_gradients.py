@@ -50,14 +50,14 @@ class Adapter:
     last_blocks: int = 0
     seed: int = 0
     precision: Precision = "float32"
-    """What the network computes in; gradients are summed in float32."""
+    """What the network and each layer's gradient are computed in; layers are added in float32."""
 
 
 class Adapted(NamedTuple):
     """The model, its layers under the names of the B matrices that would lie on them, and the As.
 
     The As [r, in] are by the same names; `costs` are FLOPs of a row's pass by its tokens, as far as
-    they are known.
+    they are known (which a sketch adds nothing to).
     """
 
     model: nn.Module
@@ -175,7 +175,7 @@ def _of_b(factors: Factors, window: Tensor, kind: Kind) -> Tensor:
     """Return each row's gradient by B [B, out, r], from the factors of the layer's own weight."""
     given, gradient = (factors.left, factors.right)[:: 1 if kind == "conv1d" else -1]
     seen = torch.nn.functional.linear(given, window.to(given.dtype))  # [B, T, r]
-    product = torch.bmm(gradient.mT, seen)
+    product = torch.bmm(gradient.mT, seen)  # a bfloat16 sum is of float32, and rounded at its end
     return ALPHA_OVER_RANK * product.to(torch.promote_types(product.dtype, torch.float32))
 
 

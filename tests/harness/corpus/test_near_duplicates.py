@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.corpus import open_corpus
+from harness.corpus import near_duplicates, open_corpus
 from harness.corpus.documents import SPLITS, STRICTEST_FIRST, Document, Placed
 from harness.corpus.near_duplicates import clusters, shingles, survivors
 from harness.errors import SpecError
@@ -157,3 +158,20 @@ def test_a_domain_that_repeats_itself_is_refused(plant: Plant, tmp_path: Path) -
         open_corpus(TWO, tmp_path)
     lenient = Corpus(domains=TWO.domains, tokenizer=TWO.tokenizer, splits=Splits(max_removed=0.5))
     assert open_corpus(lenient, tmp_path).manifest["domains"]["b"]["documents_kept"] == 130
+
+
+def test_a_pair_that_is_not_alike_enough_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shares many bands; to compare sets is what takes the time."""
+    common = prose(1, 300)
+    texts = [" ".join([*common, *prose(seed, 80)]) for seed in range(2, 14)]
+    compared: list[frozenset[bytes]] = []
+
+    def refuse(a: Any, b: Any, threshold: float) -> bool:
+        compared.append(frozenset([a.tobytes(), b.tobytes()]))
+        return False
+
+    monkeypatch.setattr(near_duplicates, "_similar", refuse)
+
+    assert clusters(texts, 0.8) == list(range(12))
+    assert len(compared) > 20
+    assert len(set(compared)) == len(compared)

@@ -232,6 +232,29 @@ def test_the_exact_form_computes_as_the_run_trains_where_a_trial_finds_it_right(
     assert torch.equal(again.total, wanted.total)
 
 
+class Odd(nn.Linear):
+    """A layer of a kind that nobody knows: autocast narrows what it gives and what it is given."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Do what a linear layer does, and a little more."""
+        return super().forward(states) * 1.5
+
+
+def test_a_layer_of_unknown_kind_has_its_share_in_bfloat16_too() -> None:
+    """Its inputs are bfloat16 there, and its parameters are not."""
+    model: Any = build("gpt2").float()
+    block = model.transformer.h[0]
+    odd = Odd(block.mlp.c_proj.weight.shape[1], block.mlp.c_proj.weight.shape[1])
+    block.mlp = nn.Sequential(block.mlp, odd)
+    rows = some_rows()
+    along = {name: torch.randn_like(p)[None] for name, p in model.named_parameters()}
+
+    exact = by_hooks(model, rows, along)
+    rough = by_hooks(model, rows, along, "bfloat16")
+
+    assert float((rough - exact).norm() / exact.norm()) < 0.05
+
+
 def test_bfloat16_is_used_where_it_agrees_with_float32(view: RunView) -> None:
     """Central differences near 3e-3; where it does not agree, float32 stays."""
     rows, query = view.candidates(6), view.probes(2)

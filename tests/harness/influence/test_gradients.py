@@ -321,6 +321,14 @@ def test_a_pass_holds_about_as_many_tokens_however_long_a_row_is(
     assert rows_per_pass(torch.zeros(3, tokens)) == expected
 
 
+def test_where_a_parameter_is_large_few_rows_have_to_do() -> None:
+    """Its row gradients are formed: 256 MiB of them, or 16 rows."""
+    assert rows_per_pass(torch.zeros(3, 64), largest=2**18) == 64
+    assert rows_per_pass(torch.zeros(3, 64), largest=2**21) == 32
+    assert rows_per_pass(torch.zeros(3, 64), largest=50257 * 768) == 16
+    assert rows_per_pass(torch.zeros(3, 2048), largest=2**18) == 2
+
+
 def test_half_and_single_numbers_have_a_place_each_in_a_room() -> None:
     """So that a gradient in bfloat16 and its copy in float32 are there at once, fault-free."""
     room, like = Room(), torch.zeros(1)
