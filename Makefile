@@ -89,7 +89,7 @@ check: setup ## Lint, check formatting, types and import layers
 
 bench: setup peers ## Measure the loop against plain PyTorch, and scores against other libraries
 	$(BIN)/python -m tests.bench.run
-	.venv-peers/bin/python -m tests.bench.peers
+	.venv-peers/bin/python -m tests.bench.peers --rows 256 --queries 64 --models gpt2 llama
 
 # Resolved for the oldest Python: what it can run, the newer ones can. No find-links: a version
 # that one machine offers is not for everyone.

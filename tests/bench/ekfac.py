@@ -121,6 +121,7 @@ def fit(out: Path, repeats: int, threads: int, num_rows: int = 32) -> list[Row]:
     vectors = Ekfac(fitter="hooks").fit(view, pool.rows)
     kronfluence = import_kronfluence()
     found: dict[str, list[float]] = {"step": [], "hooks": []}
+    lambdas: dict[str, torch.Tensor] = {}
 
     def by_kronfluence(name: str, batch: int, **settings: Any) -> None:
         arguments = kronfluence.FactorArguments(
@@ -139,6 +140,8 @@ def fit(out: Path, repeats: int, threads: int, num_rows: int = 32) -> list[Row]:
             again = time.perf_counter()
             analyzer.fit_lambda_matrices(**call, **data)
             spent = time.perf_counter() - again + middle - start
+            fitted = analyzer.load_lambda_matrices(reference_factors.NAME)["lambda_matrix"]
+        lambdas[name] = torch.cat([fitted[module].flatten() for module in sorted(fitted)])
         found.setdefault(name, []).append(spent)
 
     def by_hooks() -> None:
@@ -155,11 +158,21 @@ def fit(out: Path, repeats: int, threads: int, num_rows: int = 32) -> list[Row]:
         by_kronfluence(
             "kronfluence, rows rotated in turn", 16, use_iterative_lambda_aggregation=True
         )
+        by_kronfluence(
+            "kronfluence, modules in two parts",
+            16,
+            covariance_module_partitions=2,
+            lambda_module_partitions=2,
+        )
+        by_kronfluence("kronfluence, network in bfloat16", 16, amp_dtype=torch.bfloat16)
         if turn == 0:
             found = {name: [] for name in found}
     name = "gpt2, ekfac fit without eigendecompositions / step per row"
+    plain = lambdas["kronfluence, 16 rows a batch"]
+    apart = {who: float((one - plain).norm() / plain.norm()) for who, one in lambdas.items()}
+    told = {who: f"{who} (lambda {apart[who]:.0e} apart)" for who in apart}
     return [
-        ratio(times, found["step"], "kronfluence: 5", f"{name}: {who}")
+        ratio(times, found["step"], "kronfluence: 5", f"{name}: {told.get(who, who)}")
         for who, times in found.items()
         if who != "step"
     ]

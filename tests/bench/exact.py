@@ -64,14 +64,20 @@ def fidelity(out: Path, threads: int) -> list[tuple[str, ...]]:
     return [(what, f"{mean:.4f}", spread, "min >= 0.99")]
 
 
-def row_gradients(out: Path, pairs: int, threads: int, quick: bool = False) -> list[Row]:
-    """Compare grad_dot with a training step's passes on the same rows, per row.
+def row_gradients(
+    out: Path,
+    pairs: int,
+    threads: int,
+    architecture: Literal["gpt2", "llama"] = "gpt2",
+    count: int = 96,
+) -> list[Row]:
+    """Compare grad_dot with a training step's passes on the same rows, per row, for 64 queries.
 
-    64 queries by 96 rows (24 if `quick`): the cost per row does not depend on their number, and
-    the memory rows show it. The loop is one backward pass per row, as most code has it.
+    The cost per row does not depend on their number, which `count` = 1024 shows. The loop is one
+    backward pass per row, as most code has it; it has few rows.
     """
-    loop = measured(out, "gpt2", threads=threads)
-    view, count = loop.view, 24 if quick else 96
+    loop = measured(out, architecture, threads=threads)
+    view = loop.view
     rows = view.candidates(-(-count // 3)).select(slice(0, count))
     queries = view.probes(22).select(slice(0, 64))
     step = partial(_steps, view, rows)
@@ -88,13 +94,14 @@ def row_gradients(out: Path, pairs: int, threads: int, quick: bool = False) -> l
     for name, estimator in estimators.items():
         state = estimator.prepare(view, {}, queries)
         score: Call = partial(estimator.score, view, state, rows)
-        what = f"grad_dot, 64 queries / training step, per row ({name})"
+        what = f"grad_dot, {architecture}, 64 queries x {count} / step, per row ({name})"
         asked = "<= 0.75" if name == "bfloat16" else "<= 1.2"
         table.append(_row(what, ratios(step, score, times, 1), asked))
         if name == "float32":
-            kept = score
             reference = score().total
-            single: Call = partial(_one_by_one, view, rows, state)
+            few = rows.select(slice(0, 96))
+            single: Call = partial(_one_by_one, view, few, state)
+            kept = partial(estimator.score, view, state, few)
             some = _one_by_one(view, rows.select(slice(0, 8)), state)
             error = float((reference[:8] - some).norm() / some.norm())
             table.append(
@@ -108,9 +115,9 @@ def row_gradients(out: Path, pairs: int, threads: int, quick: bool = False) -> l
     what = "one backward per row / grad_dot, 64 queries, per row"
     table.append(_row(what, ratios(kept, single, times, 1), ">= 4"))
     none = {name: value[:0] for name, value in state.items() if name.startswith("query:")}
-    bare: Call = partial(_one_by_one, view, rows, none)
+    bare: Call = partial(_one_by_one, view, few, none)
     what = "one backward per row without the products / training step"
-    return [*table, _row(what, ratios(step, bare, times, 1), "")]
+    return [*table, _row(what, ratios(partial(_steps, view, few), bare, times, 1), "")]
 
 
 def directional(

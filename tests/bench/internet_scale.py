@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from baselines.influence import Influence
+from baselines.shearing import Shearing
 from harness.corpus.near_duplicates import NUM_PERM
 from harness.grid import POLL_SECONDS
 from harness.influence.interval import passes, steps_between
@@ -197,10 +198,17 @@ def methods(a: Assumed) -> Iterator[Line]:
     looks = 4 * a.domains + 1  # four orders, and one look more
     aioli = looks * round_rows / (3 * a.rows * 250)
     yield f"Aioli, {looks} probe sets a round of 250 steps", f"{aioli:.2%}"
+    looks_at = Shearing().probe_rows * a.domains / (3 * a.rows * Shearing().every)
+    yield f"Shearing, reference of {size}, and its probe rows", f"{proxy(6) + looks_at:.3%}"
+    yield f"Chameleon, proxy of {size}", f"{proxy(6):.3%}"
     for every in (by_formula, a.refresh_every):
         share = taken.total / (3 * a.rows * every)
         yield f"influence, directional, every {every} steps", f"{share:.2%}"
     yield "... row-forwards of a refresh against a step", f"{taken.total / (3 * a.rows):.1%}"
+    for kind in ("group", "jvp_landmark", "hidden_landmark", "ekfac", "influcoder"):
+        priced = passes(Influence(estimator=kind), a.domains, 1).total
+        what = f"influence, {kind} fitted anew, every {a.refresh_every} steps"
+        yield what, f"{priced / (3 * a.rows * a.refresh_every):.2%}"
     hops = f"{a.steps / by_formula:,.0f}"
     yield (
         f"... refreshes of a run, by the formula and every {a.refresh_every}",

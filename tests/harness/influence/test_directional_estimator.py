@@ -49,6 +49,18 @@ class TestContract(EstimatorContract):
         return request.param
 
 
+class TestBfloat16Contract(EstimatorContract):
+    """Central differences in bfloat16, whose rounding is a thousandth of a loss's change."""
+
+    relative = 5e-2
+
+    @pytest.fixture
+    def estimator(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Return one that finds bfloat16 right."""
+        monkeypatch.setattr(directional_forms, "AGREEMENT", 1.0)
+        return Directional(queries="target", difference="central", precision="bfloat16")
+
+
 class TestExactContract(EstimatorContract):
     """Forward mode, and the form by hooks where no step is accepted."""
 

@@ -59,8 +59,9 @@ class TestHooksContract(EstimatorContract):
             Ekfac(fitter="hooks", damping=0.3),
             Ekfac(fitter="hooks", strategy="kfac", queries="target", route="hooks", **LAST_MLP),
             Ekfac(fitter="hooks", strategy="diagonal", reduction="sum", biases=False),
+            Ekfac(fitter="hooks", strategy="identity"),
         ],
-        ids=["ekfac", "kfac", "diagonal"],
+        ids=["ekfac", "kfac", "diagonal", "identity"],
     )
     def estimator(self, request: pytest.FixtureRequest) -> Any:
         """Return what is tested."""
