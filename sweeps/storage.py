@@ -28,7 +28,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, Jou
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import SpecError
-from harness.leases.zones import keep_utc
+from harness.leases.sessions import keep_utc, without_driver
 
 # User attributes of a trial: how often its worker has said that it is alive, who that is, and
 # which of the study's trials it is.
@@ -63,8 +63,7 @@ def open_storage(url: str, beat: int = BEAT_SECONDS, grace: int = GRACE_SECONDS)
         told = error.__cause__ or error  # such as the name of the driver that is not installed
         reason = next(iter(str(told).splitlines()), f"no answer ({type(told).__name__})")
         if isinstance(told, ModuleNotFoundError):
-            package = {"psycopg": "'steelyard[postgres]'"}.get(str(told.name), told.name)
-            reason = f"its driver {told.name} is not installed; pip install {package}"
+            reason = without_driver(told)
         known = "sqlite:///FILE, postgresql://..., journal:FILE or grpc://HOST:PORT"
         shown = without_password(url)
         raise SpecError(f"--storage: {shown!r} cannot be opened: {reason}; give {known}") from None

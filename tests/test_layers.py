@@ -93,7 +93,7 @@ ONE_DOOR = {
     },
     "lightgbm": {"baselines/regmix.py"},
     "ray": {"harness/launchers/ray_cluster.py"},
-    "sqlalchemy": {"harness/leases/database.py", "harness/leases/zones.py"},
+    "sqlalchemy": {"harness/leases/database.py", "harness/leases/sessions.py"},
     "submitit": {"harness/launchers/slurm.py"},
     "tyro": {"harness/arguments.py", "harness/form_marks.py", "harness/forms.py"},
 }

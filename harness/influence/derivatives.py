@@ -238,18 +238,16 @@ def _output_change(
     dtype: torch.dtype,
 ) -> Tensor:
     """Return the change of a module's output when its own parameters move along the tangents."""
-    args, kwargs = given
     kind = kind_of(module)
+    args, kwargs = _as_parameters(module, given) if kind is None else given
     if type(module).forward is torch.nn.LayerNorm.forward:
         norm: Any = module
         weight, bias = tangents.get("weight"), tangents.get("bias")
         weight = norm.weight.new_zeros(norm.normalized_shape) if weight is None else weight
-        given_there = args[0].to(weight.dtype)
         return torch.nn.functional.layer_norm(
-            given_there, norm.normalized_shape, weight, bias, norm.eps
+            args[0], norm.normalized_shape, weight, bias, norm.eps
         )
     if kind is None:  # norms and the like: cheap, and of any form
-        args, kwargs = _as_parameters(module, given)
         own = {key: module._parameters[key].detach() for key in tangents}  # type: ignore[union-attr]
 
         def output(parameters: dict[str, Tensor]) -> Any:

@@ -25,13 +25,11 @@ def refuse_non_finite(view: View, rows: Batch, what: str, values: Tensor) -> Non
     """Raise FloatingPointError that names the first row and the module with such a value."""
     if all_finite(values):
         return
-    bad = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero()
-    if len(bad):
-        first = int(bad[0])
-        row, domain = int(rows.rows[first]), view.probe_domains[int(rows.domains[first])]
-        where = f"row {row} of domain {domain!r} at step {view.step}"
-        inside = first_non_finite(view.model, rows.select(slice(first, first + 1)))
-        raise FloatingPointError(f"influence of {where} is not finite in {what}{inside}")
+    first = int((~values.isfinite()).reshape(len(values), -1).any(1).nonzero()[0])
+    row, domain = int(rows.rows[first]), view.probe_domains[int(rows.domains[first])]
+    where = f"row {row} of domain {domain!r} at step {view.step}"
+    inside = first_non_finite(view.model, rows.select(slice(first, first + 1)))
+    raise FloatingPointError(f"influence of {where} is not finite in {what}{inside}")
 
 
 def first_non_finite(model: nn.Module, row: Batch) -> str:

@@ -30,8 +30,8 @@ from sqlalchemy.pool import NullPool
 
 from harness.errors import SpecError
 from harness.leases.holder import Holder
+from harness.leases.sessions import keep_utc, without_driver
 from harness.leases.store import Seen, SilentStoreError
-from harness.leases.zones import keep_utc
 
 _TABLE = Table(
     "steelyard_leases",
@@ -129,8 +129,7 @@ def open_database(url: str, scope: str) -> DatabaseStore:
     except (SQLAlchemyError, ModuleNotFoundError) as error:
         reason = _first_line(error)
         if isinstance(error, ModuleNotFoundError):
-            package = {"psycopg": "'steelyard[postgres]'"}.get(str(error.name), error.name)
-            reason = f"its driver {error.name} is not installed; pip install {package}"
+            reason = without_driver(error)
         raise SpecError(f"--leases: cannot be opened: {reason}; give {_KNOWN}") from None
     return DatabaseStore(engine, scope)
 

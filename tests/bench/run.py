@@ -44,6 +44,7 @@ def parts(options: argparse.Namespace, out: Path) -> dict[str, Callable[[], Iter
         "grid": lambda: throughput.grid(9, 30, num_cores()),
         "tokenizing": lambda: throughput.tokenizing(repeats),
         "mapped": lambda: throughput.mapped(200, 40),
+        "corpus_memory": throughput.corpus_memory,
         "first_step": lambda: throughput.first_step(out, repeats),
         "fidelity": lambda: exact.fidelity(out, threads),
         "projections": lambda: projections.projections(scores),

@@ -41,6 +41,37 @@ from tests.bench.worlds import loop_of
 loop_of(Path(sys.argv[1]), Static(), "nano", 64, 100, 1).step()
 """
 
+# Prints the bytes of a corpus's text and the most memory, in MiB, that its build has held.
+BUILD = """
+import sys, tempfile
+from pathlib import Path
+from harness.corpus import open_corpus
+from harness.spec import Corpus, PackageDomain
+packages = ("sympy", "licensedcode-data", "botocore")
+domains = {p.split("-")[0]: PackageDomain(package=p, max_bytes=int(sys.argv[1])) for p in packages}
+store = open_corpus(Corpus(domains=domains), Path(tempfile.mkdtemp()))
+text = sum(facts["bytes_kept"] for facts in store.manifest["domains"].values())
+status = Path("/proc/self/status").read_text().splitlines()
+print(text, next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024)
+"""
+
+
+def corpus_memory() -> Iterator[Row]:
+    """Measure the peak of building two corpora of one kind, and what a byte of text adds to it."""
+    found = []
+    for most in (4e6, 3e7):
+        told = subprocess.run(
+            [sys.executable, "-c", BUILD, str(int(most))],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        found.append(tuple(map(float, told.stdout.split())))
+    (text, low), (more, high) = found
+    slope = (high - low) * 2**20 / (more - text)
+    spread = f"{low:.0f} MiB at {text / 1e6:.0f} MB, {high:.0f} at {more / 1e6:.0f}"
+    yield "bytes of memory for a byte more of a corpus's text, built", f"{slope:.1f}", spread, ""
+
 
 def loop_at(precision: str, compiled: bool, threads: int) -> Loop:
     """Return the four-layer GPT-2's loop, compiled and warm."""

@@ -1,4 +1,4 @@
-"""Times in a database, the same for every worker.
+"""Sessions of a database: the driver they need, and times that are the same for every worker.
 
 Columns hold times without a zone, and `now()` is in the session's own, which is that of a worker's
 machine: a sign of life of another zone would be hours old, or hours ahead. So sessions are in UTC.
@@ -31,3 +31,9 @@ def keep_utc(engine: Engine) -> None:
 def _set(statement: str, connection: Any, _: Any) -> None:
     connection.cursor().execute(statement)
     connection.commit()  # what is rolled back would take the zone with it
+
+
+def without_driver(error: ModuleNotFoundError) -> str:
+    """Return why a database cannot be opened whose driver is not installed, and what to install."""
+    package = {"psycopg": "'steelyard[postgres]'"}.get(str(error.name), error.name)
+    return f"its driver {error.name} is not installed; pip install {package}"
