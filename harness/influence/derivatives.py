@@ -89,7 +89,8 @@ def by_hooks(
     def receive(product: Product, gradient: Tensor) -> None:
         for q in range(num_directions):
             for part in product(q, gradient):
-                found[:, q] += part.reshape(num_rows, -1).sum(1).double()
+                exact = torch.promote_types(part.dtype, torch.float32)
+                found[:, q] += part.reshape(num_rows, -1).sum(1, dtype=exact).double()
 
     with torch.enable_grad(), _tapped(model, num_rows, directions, token, receive, half):
         with autocast:
@@ -167,10 +168,10 @@ def _tapped(
             exact = torch.promote_types(gradient.dtype, torch.float32)
             dtype = gradient.dtype if half else exact  # of products
             if _is_wide(module, mine):
-                return [p.to(exact) for p in _at_input(module, given, mine, gradient, dtype)]
+                return _at_input(module, given, mine, gradient, dtype)
             resting[0] = True
             try:
-                return [_output_change(module, given, mine, dtype) * gradient.to(exact)]
+                return [_output_change(module, given, mine, dtype) * gradient.to(dtype)]
             finally:
                 resting[0] = False
 
@@ -212,10 +213,9 @@ def _at_input(
     first: Tensor = args[0] if args else next(iter(kwargs.values()))
     weight = tangents["weight"] if kind_of(module) == "linear" else tangents["weight"].mT
     back = gradient.to(dtype) @ weight.to(dtype)  # [B, T, in]
-    parts = [back.to(torch.promote_types(dtype, torch.float32)) * first]
+    parts = [back * first.to(back.dtype)]
     if "bias" in tangents:
-        exact = torch.promote_types(gradient.dtype, torch.float32)
-        parts.append(gradient.to(exact) @ tangents["bias"].to(exact))  # [B, T]
+        parts.append(gradient.to(dtype) @ tangents["bias"].to(dtype))  # [B, T]
     return parts
 
 

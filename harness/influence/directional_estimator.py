@@ -94,7 +94,7 @@ class Directional:
 
         `form` [Q] counts in FORMS; `eps` [Q] multiplies the direction, `relative_step` [Q] is
         |eps v| / |parameters|, both 0 for exact forms; `disagreement` [Q] is that of the last
-        step tried.
+        step tried, 0 where none was.
         """
         weights, names = query_weights(view, query, self.queries), self._names(view)
         directions = [_gradient(view, query, row_weights, names) for row_weights in weights]

@@ -94,14 +94,23 @@ def _flat(gradient: Tensor, dtype: torch.dtype, room: Room | None) -> Tensor:
     return room.of(tuple(flat.shape), flat, dtype).copy_(flat)
 
 
-def summed(factors: Factors) -> tuple[Tensor, float]:
-    """Return sum_b G_b [L, R] and its FLOPs."""
+def summed(factors: Factors, shares: Tensor | None = None) -> tuple[Tensor, float]:
+    """Return sum_b shares_b G_b [L, R] in float32 at least, and its FLOPs; shares are [B], or 1.
+
+    The product is as the factors are. Shares go into a factor in float32: one that is rounded to
+    bfloat16 would be off by the same amount for all of its row.
+    """
     left, right, size = factors
+    dtype, exact = right.dtype, torch.promote_types(right.dtype, torch.float32)
+    if shares is not None:
+        right = right.to(exact) * shares[:, None, None].to(exact)
     if factors.one_hot:
-        total = right.new_zeros(size, right.shape[-1])
-        return total.index_add_(0, left.flatten(), right.flatten(0, 1)), 0.0
+        total = right.new_zeros(size, right.shape[-1], dtype=exact)
+        return total.index_add_(0, left.flatten(), right.flatten(0, 1).to(exact)), 0.0
     flops = 2.0 * right.shape[0] * right.shape[1] * size * right.shape[2]
-    return left.flatten(0, 1).T @ right.flatten(0, 1), flops
+    if size == 1:  # a bias: hardly a product
+        dtype = exact
+    return (left.flatten(0, 1).to(dtype).T @ right.flatten(0, 1).to(dtype)).to(exact), flops
 
 
 def prefers_ghost(factors: Factors, num_queries: int) -> bool:
@@ -145,8 +154,9 @@ def _of_one_use(use: Factors, query: Tensor, squares: bool, room: Room | None) -
     vector = per_row * tokens * len(query) + 2.0 * squares * tokens**2 * (use.size + width)
     if use.size == 1 or vector >= per_row * (tokens + len(query)):  # a bias is its own gradient
         return _materialised_products([use], query, None, squares, room)
-    left, right = use.left.to(query.dtype), use.right.to(query.dtype)
-    columns = [((left.flatten(0, 1) @ q).view_as(right) * right).sum((1, 2)) for q in query]
+    # as the network computes: a product of bfloat16 in float32 is ten times as dear on a GPU
+    left, right = use.left.flatten(0, 1).to(use.right.dtype), use.right.to(query.dtype)
+    columns = [((left @ q.to(left.dtype)).view_as(right) * right).sum((1, 2)) for q in query]
     flops = per_row * num_rows * tokens * len(query)
     dots = torch.stack(columns, 1)
     return _with_squares(use, dots, flops) if squares else Products(dots, None, flops)

@@ -2,7 +2,8 @@
 
 At chosen refreshes the rows that an estimator scored are scored once more by one backward pass.
 Without it, "influence does not help" and "this approximation is broken" look the same. The price is
-about one training step per compared row; its operations are billed like all others.
+about one training step per compared row; its operations are billed like all others. Exact scores
+are of the gradients that the run trains by: in bfloat16 where it trains in it, which is on record.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ if TYPE_CHECKING:
 EXACT = {"grad_dot": GradDot, "grad_cos": GradCos, "group": Group}
 
 
-def exact_counterpart(estimator: Any) -> GradDot | GradCos | Group:
+def exact_counterpart(estimator: Any, precision: str = "float32") -> GradDot | GradCos | Group:
     """Return the exact estimator that `estimator` approximates, by its own word; of the target.
 
     All layers that are linear or embeddings count, with biases, whatever the estimator looks at;
     Adam's factor counts where the estimator uses it, and a row's loss is a sum where its is. A
-    curvature's scores are compared with plain
-    gradients too: how far apart they are is a finding.
+    curvature's scores are compared with plain gradients too: how far apart they are is a finding.
     """
     said = estimator.about()
     scale: Any = "adam" if said["preconditioner"] == "adam" else "none"
     made: Any = EXACT[said["approximates"]]
     loss = {} if made is GradCos else {"reduction": said["reduction"]}
-    return made(queries="target", preconditioner=scale, modules=("all",), **loss)  # type: ignore[no-any-return]
+    how: Any = {"queries": "target", "preconditioner": scale, "precision": precision}
+    return made(modules=("all",), **how, **loss)  # type: ignore[no-any-return]
 
 
 def compared(
@@ -48,7 +49,7 @@ def compared(
     same_best        1 where both put the same domain first
     exact_flops      of the exact estimator on these rows, `exact_query_flops` of them for the query
     """
-    exact, before = exact_counterpart(estimator), view.spent
+    exact, before = exact_counterpart(estimator, view.precision), view.spent
     prepared = exact.prepare(view, exact.fit(view, rows), query)
     of_query = view.spent - before
     truth = exact.score(view, prepared, rows).total[:, 0]
@@ -57,6 +58,7 @@ def compared(
     mine, theirs = (domain_mean(s, domains, len(there), nothing) for s in (scores, truth))
     return {
         "exact": exact.kind,
+        "exact_precision": exact.precision,
         "rows": len(rows.rows),
         "spearman": spearman(scores, truth),
         "domain_spearman": spearman(mine, theirs),

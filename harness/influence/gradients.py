@@ -68,7 +68,7 @@ class _Gradients:
     queries: Queries = "each"
     """One query per query row; one whose loss is their mean; or the run's target."""
     precision: Precision = "float32"
-    """What the network computes in; dot products are float32."""
+    """What the network computes in, and a single query's products with it; sums are float32."""
     chunk_rows: Annotated[int, Field(strict=True, ge=0)] = 0
     """Rows per backward pass, which share one reading of the queries; scores do not depend on it.
     0: as many as have 4,096 tokens (on a GPU 16,384), at most 64, or 16 of large parameters."""
@@ -282,10 +282,7 @@ class _Preparation:
             value, flops = materialised(use)
             self.gradients[name][self.start : end] += value
         else:
-            shares = self.weights[self.start : end, None, None]
-            # in the sum's own type: rounding the shares themselves would be a bias
-            left = use.left if use.one_hot else use.left.to(dtype)
-            value, flops = summed(Factors(left, use.right * shares.to(dtype), use.size))
+            value, flops = summed(use, self.weights[self.start : end])
             self.gradients[name][0] += value
         self.flops += flops
 

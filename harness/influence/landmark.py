@@ -1,7 +1,8 @@
 """Influence Distillation: exact gradients at landmarks, carried to other rows by an embedding.
 
 L landmarks are drawn from the pool, uniformly and without replacement. Their gradients are exact,
-scaled by Adam's factor and projected; a query's gradient is projected too, never scaled. Kernel
+of the network as it trains, in bfloat16 where it does, scaled by Adam's factor and projected; a
+query's gradient is projected too, never scaled. Kernel
 ridge regression from cheap embeddings carries the landmarks' scores to any row. No query enters
 `fit`; landmarks, gradients and embeddings are all of the model as it is when `fit` is called, so
 whoever calls it again at a refresh has them all anew.
@@ -40,7 +41,7 @@ from harness.influence.projected import (
 )
 from harness.influence.projections import CountSketch, Projection, Rademacher
 from harness.influence.queries import Queries, query_weights
-from harness.influence.row_gradients import Reduction
+from harness.influence.row_gradients import Precision, Reduction
 from harness.influence.selection import Use, choose
 from harness.influence.trunk import hidden_states, pooled, trunk_of
 
@@ -158,7 +159,9 @@ class _Landmark:
 
     def _recipe(self, view: View, scale: Any) -> Recipe:
         uses = choose(view.model, self.modules, self.last_blocks, self.biases, self.blocks)
-        return Recipe(uses, self._projection(view, uses), scale, self.reduction, self.chunk_rows)
+        as_it_trains: Precision = "bfloat16" if view.precision == "bfloat16" else "float32"
+        what = uses, self._projection(view, uses), scale
+        return Recipe(*what, self.reduction, self.chunk_rows, as_it_trains)
 
     def _projection(self, view: View, uses: list[Use]) -> Projection:
         if self.dims:

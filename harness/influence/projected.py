@@ -19,7 +19,7 @@ import torch
 from harness.influence.factors import Factors, materialised, summed
 from harness.influence.finite import refuse_non_finite
 from harness.influence.flops import billed
-from harness.influence.row_gradients import Reduction, backward
+from harness.influence.row_gradients import Precision, Reduction, backward
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +70,7 @@ class Recipe:
     scale: Direction  # {}: none
     reduction: Reduction
     chunk_rows: int
+    precision: Precision = "float32"  # of the network; what becomes of its gradients is float32
 
     def factor(self, name: str, like: Tensor) -> Tensor | float:
         """Return what a parameter's gradient [B, L, R] is multiplied by."""
@@ -82,9 +83,8 @@ def projected_rows(view: View, rows: Batch, recipe: Recipe) -> Projected:
 
     def of_chunk(chunk: Batch) -> Tensor:
         parts = _Parts(view, chunk, recipe)
-        losses = backward(
-            view.model, chunk, recipe.uses, parts.receive, recipe.reduction, together=True
-        )
+        how = recipe.reduction, recipe.precision
+        losses = backward(view.model, chunk, recipe.uses, parts.receive, *how, together=True)
         refuse_non_finite(view, chunk, "loss", losses)
         parts.refuse_non_finite()
         vectors.append(parts.total.cpu())
@@ -112,11 +112,11 @@ def projected_means(view: View, rows: Batch, weights: Tensor, recipe: Recipe) ->
         def receive(name: str, factors: list[Factors]) -> None:
             (use,) = factors
             refuse_non_finite(view, chunk, name, use.right)
-            scaled = [use._replace(right=use.right * w[:, None, None].to(use.right)) for w in share]
-            sums = torch.stack([summed(one)[0] for one in scaled])
+            sums = torch.stack([summed(use, of_query)[0] for of_query in share])
             gradients[name] = gradients[name] + sums if name in gradients else sums
 
-        losses = backward(view.model, chunk, recipe.uses, receive, recipe.reduction)
+        how = recipe.reduction, recipe.precision
+        losses = backward(view.model, chunk, recipe.uses, receive, *how)
         refuse_non_finite(view, chunk, "loss", losses)
         return losses
 
@@ -152,6 +152,7 @@ class _Parts:
             for use in factors:
                 left, right = use.left[low : low + group], use.right[low : low + group]
                 value, _ = materialised(Factors(left, right, use.size))
+                value = value.to(torch.promote_types(value.dtype, torch.float32))
                 gradient = value if gradient is None else gradient + value
             assert gradient is not None
             self.add(name, gradient, low)

@@ -85,8 +85,7 @@ def _gradients(
         if each:
             gradients[name][rows], cost = materialised(use, room)
         else:
-            share = weights[0, rows].to(use.right)[:, None, None]
-            value, cost = summed(Factors(use.left, use.right * share, use.size))
+            value, cost = summed(use, weights[0, rows].to(use.right.device))
             gradients[name][0] += value
         flops += cost
 

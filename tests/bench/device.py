@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tests.bench import device_parts
+from tests.bench import device_kernels, device_parts, device_ranks
 from tests.bench.device_parts import Line, free
 from tests.bench.device_world import (
     GPT2_124M,
@@ -73,6 +73,10 @@ class Bench:
             "scores": Part(50, 15, lambda: device_parts.scores(
                 self.size(GPT2_SMALL), "GPT-2, 4 layers, 256", self.device, self.is_tiny)),
             "trainer": Part(40, 15, lambda: self.trainer(False)),
+            "determinism": Part(30, 10, lambda: device_kernels.determinism(
+                self.size(GPT2_124M), "GPT-2 124M", self.device, 2 if self.is_tiny else 10)),
+            "ranks": Part(120, 60, lambda: device_ranks.ranks(
+                Path(tempfile.mkdtemp()) / "ranks", self.device)),
             "gpt2": Part(30, 10, lambda: self.trained(GPT2_124M, "GPT-2 124M", 10, False)),
             "scores_llama": Part(50, 15, lambda: device_parts.scores(
                 self.size(LLAMA_SMALL), "LLaMA, 4 layers, 256", self.device, self.is_tiny)),
@@ -81,6 +85,9 @@ class Bench:
             "overhead": Part(40, 15, lambda: device_parts.overhead(
                 self.size(GPT2_SMALL), "GPT-2, 4 layers, 256", self.device,
                 12 if self.is_tiny else 1000)),
+            "overhead_124m": Part(90, 60, lambda: device_parts.overhead(
+                self.size(GPT2_124M), "GPT-2 124M", self.device,
+                12 if self.is_tiny else 1000, not self.is_tiny)),
             "trainer_compiled": Part(110, 60, lambda: self.trainer(True)),
         }  # fmt: skip
 

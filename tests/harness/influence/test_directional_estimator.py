@@ -244,6 +244,29 @@ def test_the_exact_form_computes_as_the_run_trains_where_a_trial_finds_it_right(
     assert torch.equal(again.total, wanted.total)
 
 
+def test_on_a_gpu_that_trains_in_bfloat16_the_exact_form_comes_first(
+    make_spec: MakeSpec, make_loop: MakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No finite difference is tried, unless bfloat16 will not do."""
+    view = tiny.stepped(make_loop(make_spec(precision="bfloat16")), 3).view
+    rows, query, tried = view.candidates(6), view.probes(2), []
+    distrusted = directional.CheckedStep(1.0, 1.0, disagreement=0.7)
+    monkeypatch.setattr(
+        directional_forms, "checked_step", lambda *given: tried.append(given) or distrusted
+    )
+    monkeypatch.setattr(directional_forms, "_has_fast_bfloat16", lambda *_: True)
+    estimator = Directional(queries="mean")
+
+    found = estimator.score(view, estimator.prepare(view, {}, query), rows)
+
+    assert not tried
+    assert (found.about["form"], found.about["step_disagreement"]) == ("vector_bfloat16", [0.0])
+    monkeypatch.setattr(directional_forms, "difference_of", lambda *_: 1.0)
+    again = estimator.score(view, estimator.prepare(view, {}, query), rows)
+    assert len(tried) == 1
+    assert (again.about["form"], again.about["step_disagreement"]) == ("vector", [0.7])
+
+
 class Odd(nn.Linear):
     """A layer of a kind that nobody knows: autocast narrows what it gives and what it is given."""
 
