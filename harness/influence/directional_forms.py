@@ -77,7 +77,7 @@ def choose_form(
 ) -> Form:
     """Return the cheapest form that `rows` show to be right along this direction."""
     exact = None
-    if precision == "float32" and _has_fast_bfloat16(view, rows):
+    if precision == "float32" and has_fast_bfloat16(view):
         exact = exact_form(view, rows, along, 0.0)
         if exact.name == "vector_bfloat16":
             return exact
@@ -133,9 +133,9 @@ def exact_form(view: View, rows: Batch, along: Direction, disagreement: float) -
     return Form("forward", disagreement=disagreement)
 
 
-def _has_fast_bfloat16(view: View, rows: Batch) -> bool:
+def has_fast_bfloat16(view: View) -> bool:
     """Tell by what the run trains in and on, never by a timing."""
-    return view.precision == "bfloat16" and rows.inputs.is_cuda
+    return view.precision == "bfloat16" and next(view.model.parameters()).is_cuda
 
 
 def in_bfloat16(view: View, rows: Batch, along: Direction, eps: float, chunk_rows: int) -> Tensor:

@@ -5,9 +5,13 @@ takes three. The interval is the shortest at which the rows trained on in betwee
 many as the row-forwards of a refresh: a sixtieth of training's operations, which leaves two thirds
 of a twentieth of its seconds for what counts do not show. Rows and probes are as set: tuned on real
 text, intervals were long and rows many, not the other way round (RESULTS.md, rebalancing tuned).
-Nothing is timed, so a spec has one interval on every machine. The price: two things are not counted
+Nothing is timed, so a spec has one interval on every CPU. The price: two things are not counted
 and are on the bill, comparisons with exact scores, and that a row takes three row-forwards, not
 two, in the exact form that a directional derivative has where no finite difference holds.
+
+On a GPU a run in bfloat16 begins with the exact form, so that is priced, and its trial, whose
+row-forwards in float32 count FLOAT32 times: it is what a refresh takes longest over there. Other
+estimators that compute in float32 there are dearer than they are priced.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 TIMES = 20
 GRADIENT = 3  # row-forwards of a row's gradient
+# A product in float32 by those in bfloat16 on a GPU: 15 and 16 by data sheet (H100 and A100).
+FLOAT32 = 15
 # Row-forwards to score a row and to fit on one, at each estimator's defaults: at least what a nano
 # run's ledger bills and RESULTS.md has in steps. A larger model makes Influcoder's fit cheaper.
 FORWARDS = {
@@ -55,15 +61,28 @@ class Passes(NamedTuple):
         return sum(self)
 
 
-def passes(plan: Schedule, num_domains: int, num_targets: int, bends: bool = False) -> Passes:
-    """Return what a refresh takes with K trained domains and `num_targets` probed for the query."""
+def passes(
+    plan: Schedule,
+    num_domains: int,
+    num_targets: int,
+    bends: bool = False,
+    fast_bfloat16: bool = False,
+) -> Passes:
+    """Return what a refresh takes with K trained domains and `num_targets` probed for the query.
+
+    `fast_bfloat16`: the run trains in bfloat16 on a GPU.
+    """
     scored, fitted = FORWARDS[plan.estimator.kind]
+    trial = _trial(plan.estimator)
+    own = plan.estimator
+    if fast_bfloat16 and trial and isinstance(own, Directional) and own.precision == "float32":
+        scored, trial = GRADIENT, _exact_trial(own.check_rows)
     candidates, probes = num_domains * plan.rows, num_targets * plan.probe_rows
     pool = num_domains * (plan.pool_rows or plan.rows)
     return Passes(
         candidates=scored * candidates,
         query=GRADIENT * probes,
-        trial=_trial(plan.estimator),
+        trial=trial,
         fit=math.ceil(fitted * pool / plan.refit) if plan.refit else 0,
         # harness/influence/second_order.py: the domains' steps, and their products with the Hessian
         bend=GRADIENT * (candidates + probes * (1 + 2 * num_domains)) if bends else 0,
@@ -97,3 +116,9 @@ def _trial(estimator: AnyEstimator) -> int:
     if isinstance(estimator, Ekfac):
         return estimator.check_rows * (1 + len(STEPS))
     return 0
+
+
+def _exact_trial(check_rows: int) -> int:
+    """Return the price of half the rows in both precisions, and of two by a plain gradient."""
+    tried = math.ceil(check_rows / 2)
+    return GRADIENT * (tried + FLOAT32 * (tried + 2))

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from harness.influence.projections import Projection
     from harness.influence.selection import Use
 
-# Numbers of one parameter's row gradients that are formed at once (128 MiB of float32).
-FORMED = 2**25
+# Numbers of one parameter's row gradients that are formed at once (128 MiB of float32); on a GPU,
+# where each call costs as much as so many numbers, 1 GiB.
+FORMED, FORMED_GPU = 2**25, 2**28
 
 
 class Projected(NamedTuple):
@@ -146,7 +147,7 @@ class _Parts:
     def receive(self, name: str, factors: list[Factors]) -> None:
         """Add a parameter's gradients, some rows at a time."""
         numbers = factors[0].size * factors[0].right.shape[-1]
-        group = max(1, FORMED // numbers)
+        group = max(1, (FORMED_GPU if self.rows.inputs.is_cuda else FORMED) // numbers)
         for low in range(0, len(self.rows.rows), group):
             gradient: Tensor | None = None
             for use in factors:

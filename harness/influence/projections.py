@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 DENSE_BLOCK = 256
 # Numbers added by one CPU operation: the accumulator stays in cache, and two threads share it.
 CACHED = 2**16
+# Numbers turned by one operation elsewhere (256 MiB of float32), where starting one takes longest.
+AT_ONCE = 2**26
 
 
 class Projection(Protocol):
@@ -80,7 +82,7 @@ class CountSketch:
 
     num_dims: int = 8192
     seed: int = 0
-    chunk: int = 2**18  # coordinates whose signs are in memory at once; changes no bit
+    chunk: int = 2**18  # coordinates whose signs are in memory at once; changes no bit on a CPU
 
     def __post_init__(self) -> None:
         _positive(num_dims=self.num_dims, chunk=self.chunk)
@@ -92,8 +94,8 @@ class CountSketch:
             return self._projected_at_once(name, flat)
         # Twice as wide: a rotated segment is added in one piece, and the overhang folded back.
         unfolded = flat.new_zeros(len(flat), 2 * self.num_dims, dtype=_sum_dtype(flat))
-        group = max(1, CACHED // self.num_dims) if flat.device.type == "cpu" else max(1, len(flat))
-        for start, sign, shifts in self._chunks(name, flat):
+        group = max(1, CACHED // self.num_dims)
+        for start, sign, shifts in self._chunks(name, flat, self.chunk):
             for low in range(0, len(flat), group):
                 segments = flat[low : low + group, start : start + len(sign)]
                 self._add(unfolded[low : low + group], segments, sign, shifts)
@@ -103,7 +105,8 @@ class CountSketch:
         """Return the sketch where calls are dear and memory is not: the same sums, reordered."""
         total = flat.new_zeros(len(flat), self.num_dims, dtype=_sum_dtype(flat))
         place = torch.arange(self.num_dims, device=flat.device)
-        for start, sign, shifts in self._chunks(name, flat):
+        chunk = max(self.chunk, AT_ONCE // max(1, len(flat)))
+        for start, sign, shifts in self._chunks(name, flat, chunk):
             segments = flat[:, start : start + len(sign)].to(total.dtype) * sign
             missing = len(shifts) * self.num_dims - len(sign)
             whole = torch.nn.functional.pad(segments, (0, missing))
@@ -113,11 +116,13 @@ class CountSketch:
             total += whole.gather(2, source.expand_as(whole)).sum(1)
         return total
 
-    def _chunks(self, name: str, flat: Tensor) -> Iterator[tuple[int, Tensor, list[int]]]:
+    def _chunks(
+        self, name: str, flat: Tensor, chunk: int
+    ) -> Iterator[tuple[int, Tensor, list[int]]]:
         """Yield (first coordinate, signs, shifts of the segments) of whole segments."""
         sign_key = rng.key(self.seed, "count sketch signs", name)
         shift_key = rng.key(self.seed, "count sketch shifts", name)
-        size = max(1, self.chunk // self.num_dims) * self.num_dims
+        size = max(1, chunk // self.num_dims) * self.num_dims
         for start in range(0, flat.shape[1], size):
             end = min(start + size, flat.shape[1])
             first, last = start // self.num_dims, -(-end // self.num_dims)

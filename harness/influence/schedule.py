@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from harness.influence.directional_estimator import Directional
+from harness.influence.directional_forms import has_fast_bfloat16
 from harness.influence.estimators import AnyEstimator, check_ranks
 from harness.influence.interval import passes, reason
 
@@ -80,7 +81,8 @@ class Schedule:
         if self.every != "auto":
             return self.every
         if "every" not in state:
-            taken = passes(self, len(view.domains), int((view.targets > 0).sum()), bends)
+            targets, fast = int((view.targets > 0).sum()), has_fast_bfloat16(view)
+            taken = passes(self, len(view.domains), targets, bends, fast)
             found = reason(taken, float(view.seen.sum()) / view.step, view.num_steps)
             view.note("interval", found)
             state["every"] = torch.tensor(found["every"])

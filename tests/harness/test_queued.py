@@ -22,10 +22,11 @@ from harness import checkpoint
 from harness.api import Batch, Mixer
 from harness.cost import Meter
 from harness.loop import STEPS_AHEAD, InterruptedRunError, Loop
+from harness.model import _token_losses, build_model
 from harness.packing import whole_rows
 from harness.queued import RunFailedError
 from harness.records import CHECKPOINT, RECORDS, read_records
-from harness.spec import Batching
+from harness.spec import Batching, Model
 from harness.transfer import Outbound, moved
 from tests.tiny import MakeLoop, MakeSpec, Onlooker
 
@@ -217,3 +218,30 @@ def test_fused_attention_needs_no_mask(make_loop: MakeLoop, make_spec: MakeSpec)
 
     assert seen
     assert all(mask is None for mask in seen)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("says_export", [False, True])
+def test_a_compiled_model_has_no_mask_whatever_transformers_takes_it_for(
+    architecture: str, says_export: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before PyTorch 2.13 a compiled model is said to be exported, and then a mask is written."""
+    from transformers import masking_utils
+
+    monkeypatch.setattr(masking_utils, "is_torchdynamo_exporting", lambda: says_export)
+    model = build_model(Model(architecture=architecture), 64, 16, seed=0)  # type: ignore[arg-type]
+    masks: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        calls = [node for node in graph.graph.nodes if "scaled_dot" in str(node.target)]
+        masks.extend(node.kwargs["attn_mask"] for node in calls)
+        return graph.forward
+
+    tokens = torch.zeros(2, 16, dtype=torch.int64)
+    step = torch.compile(lambda: _token_losses(model, tokens, tokens, tokens >= 0), backend=backend)
+    with whole_rows():
+        step()
+
+    assert masks
+    assert masks == [None] * len(masks)
+    torch._dynamo.reset()

@@ -254,7 +254,7 @@ def test_on_a_gpu_that_trains_in_bfloat16_the_exact_form_comes_first(
     monkeypatch.setattr(
         directional_forms, "checked_step", lambda *given: tried.append(given) or distrusted
     )
-    monkeypatch.setattr(directional_forms, "_has_fast_bfloat16", lambda *_: True)
+    monkeypatch.setattr(directional_forms, "has_fast_bfloat16", lambda *_: True)
     estimator = Directional(queries="mean")
 
     found = estimator.score(view, estimator.prepare(view, {}, query), rows)

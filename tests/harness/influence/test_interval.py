@@ -67,6 +67,18 @@ def test_the_reason_has_the_formulas_numbers() -> None:
     assert str(reason(taken, 16.0, 300)["reason"]).endswith("; half of 300 is less, and dearer")
 
 
+def test_a_gpu_in_bfloat16_pays_for_the_exact_form_and_its_trial_in_float32() -> None:
+    """3 x 80; four rows in both precisions and two plain: 3 (4 + 15 x 6). By hand 772.5 steps."""
+    taken = passes(Influence(), 5, 1, fast_bfloat16=True)
+    landmarks: Any = {"estimator": "hidden_landmark"}
+
+    assert taken == Passes(candidates=240, query=96, trial=282, fit=0)
+    assert steps_between(taken, 16, 10_000) == 773
+    assert passes(Influence(**landmarks), 5, 1, fast_bfloat16=True) == passes(
+        Influence(**landmarks), 5, 1
+    )
+
+
 def test_every_estimator_has_a_price() -> None:
     """A new one is priced before it can be chosen."""
     assert FORWARDS.keys() == ESTIMATORS.keys()

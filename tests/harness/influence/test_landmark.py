@@ -239,6 +239,26 @@ def test_memory_of_row_gradients_is_flat(view: RunView, monkeypatch: pytest.Monk
     torch.testing.assert_close(wanted["gradients"], again["gradients"])
 
 
+def test_landmarks_are_of_the_network_as_it_trains(view: RunView) -> None:
+    """In bfloat16 where the run is: float32's gradients but for rounding, and still float32.
+
+    Without Adam's factor, which after eight steps makes much of parameters with hardly a gradient.
+    """
+    estimator = HiddenLandmark(landmarks=8, modules=("all",), queries="mean", preconditioner="none")
+    half = replace(view, precision="bfloat16")
+    pool, query = view.candidates(4), view.probes(2)
+
+    fine, rough = (estimator.fit(v, pool)["gradients"] for v in (view, half))
+    scores = [
+        estimator.score(v, estimator.prepare(v, estimator.fit(v, pool), query), pool).total
+        for v in (view, half)
+    ]
+
+    assert fine.dtype == rough.dtype == torch.float32
+    for one, other in ((fine, rough), scores):
+        assert 0 < float((one - other).norm() / one.norm()) < 0.02
+
+
 def test_estimators_are_settings() -> None:
     """Read from a file by kind; wrong keys and values are errors; they say what they are."""
     read: Any = TypeAdapter(JvpLandmark | HiddenLandmark)
