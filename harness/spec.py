@@ -179,7 +179,7 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class Tokenizer:
-    """A byte-level BPE trained on train documents alone, or a ready tokenizer."""
+    """A byte-level BPE trained on train documents alone (1 GiB of them), or a ready tokenizer."""
 
     kind: Literal["bpe", "pretrained"] = "bpe"
     vocab_size: Annotated[int, Field(strict=True, ge=300, le=200_000)] = 4096

@@ -32,17 +32,23 @@ class Reading:
 
 
 def read_capped(
-    source: Source, max_bytes: int | None, progress: Callable[[str], None] = lambda _: None
+    source: Source,
+    max_bytes: int | None,
+    progress: Callable[[str], None] = lambda _: None,
+    hold: Callable[[Document], Document] = lambda document: document,
 ) -> Reading:
-    """Return the documents that `cap` keeps of those of a source that say something."""
+    """Return the documents that `cap` keeps of those of a source that say something.
+
+    `hold` is asked for every document that may be kept, and may put its text elsewhere.
+    """
     room = max_bytes
     while True:
         reading = Reading()
         whole = _counted(source.read(), reading)
         if room is None or max_bytes is None:
-            reading.kept = cap(list(whole), None)
+            reading.kept = cap(list(map(hold, whole)), None)
             return reading
-        first = _first_groups(whole, room)
+        first = _first_groups(whole, room, hold)
         if first.is_whole or first.is_enough(max_bytes):
             reading.kept = cap(first.documents(), max_bytes, reading.sizes)
             return reading
@@ -83,6 +89,7 @@ class _Split:
     """The first groups of one split: as many as fill `room`, by the least document of each."""
 
     room: int
+    hold: Callable[[Document], Document]
     groups: dict[str, _Group] = field(default_factory=dict)
     least: dict[str, int] = field(default_factory=dict)
     last: list[tuple[int, str]] = field(default_factory=list)  # a heap, the last group on top
@@ -98,7 +105,7 @@ class _Split:
             heapq.heappush(self.last, (place, document.group))
             self.least[document.group] = document.num_bytes
             self.filled += document.num_bytes
-        self.groups[document.group].add(number, document)
+        self.groups[document.group].add(number, self.hold(document))
         shorter = min(self.least[document.group], document.num_bytes)
         self.filled -= self.least[document.group] - shorter
         self.least[document.group] = shorter
@@ -128,11 +135,13 @@ class _First:
         return [document for _, document in sorted(numbered, key=itemgetter(0))]
 
 
-def _first_groups(documents: Iterable[Document], room: int) -> _First:
+def _first_groups(
+    documents: Iterable[Document], room: int, hold: Callable[[Document], Document]
+) -> _First:
     found = _First({})
     for number, document in enumerate(documents):
         key = document.split or ""
         if key not in found.splits:
-            found.splits[key] = _Split(room)
+            found.splits[key] = _Split(room, hold)
         found.splits[key].add(number, document)
     return found

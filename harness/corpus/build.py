@@ -1,9 +1,8 @@
 """From sources to a finished folder: read, cap, split, drop duplicates, tokenize, write.
 
 Everything is decided by the spec and by what the sources hold, so building twice gives the same
-bytes in every file. A source is read through, and about as much of it held as `max_bytes` keeps.
-The price of comparing all documents with all others is that what is kept is in memory while the
-corpus is built: about four times the size of its text, beside a fixed part.
+bytes in every file. A source is read through, and texts that may be kept go to the disk (spool.py):
+what is held of a document is a kilobyte, its names and the signature that it is compared by.
 """
 
 from __future__ import annotations
@@ -11,46 +10,53 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
-from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from harness import allocator
 from harness.corpus import store
 from harness.corpus.bounded import read_capped
-from harness.corpus.documents import SPLITS, Document, Placed, in_hash_order
+from harness.corpus.documents import SPLITS, Document, Placed, Texts, in_hash_order
 from harness.corpus.near_duplicates import survivors
 from harness.corpus.ready_tokenizer import Ready, read_ready
 from harness.corpus.sources import Source
 from harness.corpus.splitting import refuse_empty, split
+from harness.corpus.spool import Spool, SpoolError
 from harness.corpus.texture import text_facts
-from harness.corpus.token_stream import encode_documents, narrow
-from harness.corpus.tokenizer import (
-    END_OF_TEXT_ID,
-    bytes_per_token,
-    num_tokens,
-    train_bpe,
-)
+from harness.corpus.tokenizer import END_OF_TEXT_ID, num_tokens, train_bpe
+from harness.corpus.writing import write_streams
 from harness.errors import SpecError
 from harness.spec import Corpus, SyntheticDomain
 
 Facts = dict[str, Any]
 Progress = Callable[[str], None]
+LEARNED_FROM = 2**30  # bytes of text at most that merges are learned from: words are held by it
 
 
 def build(
     identity: Facts, spec: Corpus, sources: Mapping[str, Source], folder: Path, progress: Progress
 ) -> None:
     """Write a whole corpus to `folder`, an empty directory, the manifest last."""
+    with Spool(folder.parent) as spool:
+        _build(identity, spec, sources, folder, progress, spool)
+
+
+def _build(
+    identity: Facts,
+    spec: Corpus,
+    sources: Mapping[str, Source],
+    folder: Path,
+    progress: Progress,
+    spool: Spool,
+) -> None:
     placed: list[Placed] = []
     domains: dict[str, Facts] = {}
     for name in domain_order(spec):
         progress(f"corpus: reading {name} ({sources[name].fingerprint})")
-        documents, domains[name] = _read(name, spec, sources[name], progress)
+        documents, domains[name] = _read(name, spec, sources[name], progress, spool)
         placed += documents
     progress(f"corpus: comparing {len(placed):,} documents")
     kept = _without_duplicates(placed, spec, domains)
@@ -60,7 +66,7 @@ def build(
     progress(f"corpus: encoding {len(kept):,} documents")
     tokenizer_json = ready.tokenizer.to_str().encode()
     _write(folder / store.TOKENIZER, tokenizer_json)
-    _write_streams(kept, ready, spec.tokenizer.kind == "bpe", domains, folder)
+    write_streams(kept, ready, spec.tokenizer.kind == "bpe", domains, folder)
     manifest = {
         **identity,
         "tokenizer": {
@@ -92,12 +98,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def _read(
-    name: str, spec: Corpus, source: Source, progress: Progress
+    name: str, spec: Corpus, source: Source, progress: Progress, spool: Spool
 ) -> tuple[list[Placed], Facts]:
     domain = spec.domains[name]
     limit = None if isinstance(domain, SyntheticDomain) else domain.max_bytes
     try:
-        read = read_capped(source, limit, progress)
+        read = read_capped(source, limit, progress, spool.kept)
+    except SpoolError:
+        raise
     except OSError as error:
         raise SpecError(f"domains.{name}: {error}; reinstall {source.fingerprint}") from error
     if not read.num_read:
@@ -174,77 +182,23 @@ def _tokenizer(
 ) -> Ready:
     if spec.tokenizer.source is not None:
         return read_ready(Path(spec.tokenizer.source))
-    texts = [p.document.text for p in kept if p.split == "train" and domains[p.domain]["train"]]
+    trained = [p.document for p in kept if p.split == "train" and domains[p.domain]["train"]]
+    texts = Texts(_some(trained, LEARNED_FROM))
     progress(f"corpus: training a tokenizer on {len(texts):,} documents")
     return Ready(train_bpe(texts, spec.tokenizer.vocab_size), END_OF_TEXT_ID, None)
 
 
-def _write_streams(
-    kept: list[Placed], ready: Ready, exact: bool, domains: dict[str, Facts], folder: Path
-) -> None:
-    """Write tokens, document starts and, where losses are reported, the bytes of each token.
-
-    `exact`: every token of the tokenizer stands for a known number of bytes.
-    """
-    token_bytes = bytes_per_token(ready.tokenizer) if exact else None
-    lines: list[str] = []
-    for name, facts in domains.items():
-        facts["splits"] = {}
-        for split_name in SPLITS:
-            here = (name, split_name)
-            documents = in_hash_order([p.document for p in kept if (p.domain, p.split) == here])
-            with_bytes = split_name in store.WITH_BYTES
-            asked = with_bytes and token_bytes is None
-            found = encode_documents(ready, documents, asked)
-            stream, prompts = found.tokens, found.prompts
-            starts = np.cumsum(found.sizes) - found.sizes
-            if with_bytes:
-                counts = found.bytes if token_bytes is None else token_bytes[stream]
-                _save(folder / store.bytes_file(*here), narrow(counts))
-            _save(folder / store.tokens_file(*here), stream)
-            _save(folder / store.starts_file(*here), starts)
-            if facts["loss"] == "answer":
-                mask = np.ones(len(stream), np.bool_)
-                for start, length in zip(starts, prompts, strict=True):
-                    mask[start : start + length] = False
-                _save(folder / store.mask_file(*here), mask)
-            facts["splits"][split_name] = {
-                "documents": len(documents),
-                "groups": len({document.group for document in documents}),
-                "tokens": len(stream),
-                "targets": len(stream) - sum(prompts),
-                "bytes": sum(document.num_bytes for document in documents),
-            }
-            lines += _lines(name, split_name, documents, found.sizes.tolist())
-    _write(folder / store.DOCUMENTS, "".join(lines).encode())
+def _some(documents: list[Document], most: int) -> list[Document]:
+    """Return the documents, or a fair sample of them that fills `most` bytes."""
+    if sum(document.num_bytes for document in documents) <= most:
+        return documents
+    ordered = in_hash_order(documents)
+    reached = accumulate(document.num_bytes for document in ordered)
+    return ordered[: 1 + sum(size < most for size in reached)]
 
 
-def _lines(
-    domain: str, split_name: str, documents: list[Document], sizes: list[int]
-) -> Iterator[str]:
-    for document, size in zip(documents, sizes, strict=True):
-        facts = {
-            "domain": domain,
-            "split": split_name,
-            "group": document.group,
-            "name": document.name,
-            "sha256": document.sha256,
-            "bytes": document.num_bytes,
-            "tokens": size,  # with the end-of-text token
-        }
-        yield json.dumps(facts) + "\n"
-
-
-def _write(path: Path, *content: bytes | memoryview) -> None:
+def _write(path: Path, content: bytes) -> None:
     with path.open("xb") as file:
-        for part in content:
-            file.write(part)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _save(path: Path, array: np.ndarray[Any, Any]) -> None:
-    """Write what np.save does, which names no file where a disk is full."""
-    header, array = BytesIO(), np.ascontiguousarray(array)
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    _write(path, header.getvalue(), array.data.cast("B") if array.size else b"")

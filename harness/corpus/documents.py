@@ -9,15 +9,18 @@ gain is that any beginning of a stream is a fair sample of its documents.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
+from operator import attrgetter
+from typing import overload
 
 SPLITS = ("train", "probe", "tuning", "heldout")
 STRICTEST_FIRST = ("heldout", "tuning", "probe", "train")
 MIN_CHARACTERS = 200  # shorter units of real text are headings, stubs and templates
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Document:
     """A text that is never divided between splits."""
 
@@ -39,13 +42,33 @@ class Document:
         object.__setattr__(self, "sha256", sha256(raw).hexdigest())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placed:
     """A document of a domain, and the split that it was assigned to."""
 
     domain: str
     split: str
     document: Document
+
+
+@dataclass(frozen=True)
+class Texts(Sequence[str]):
+    """The texts of documents, or a part of each, taken when they are asked for."""
+
+    documents: Sequence[Document]
+    part: Callable[[Document], str] = attrgetter("text")
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return list(map(self.part, self.documents[index]))
+        return self.part(self.documents[index])
 
 
 def hash_key(*parts: str) -> bytes:

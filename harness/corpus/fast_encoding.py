@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +34,7 @@ def fast_encoder(tokenizer: Tokenizer, texts: Sequence[str], reference: Encode) 
 
     None if there is no such thing, or if there are too few texts to be worth it.
     """
-    if sum(map(bool, texts)) < MANY:
+    if sum(1 for _ in islice(filter(None, texts), MANY)) < MANY:
         return None
     fast = _read(tokenizer.to_str())
     if fast is None:

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import combinations, product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from harness.corpus.documents import STRICTEST_FIRST, Placed
+from harness.corpus.documents import STRICTEST_FIRST, Placed, Texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +35,8 @@ WORD = re.compile(r"\w+")
 GRAM_WORDS = 5
 NUM_PERM = 128
 RECALL = 0.99  # at the threshold; a missed pair is a leak, a false candidate one exact comparison
+MOST_WORDS = 1 << 20  # whose hashes are remembered: about 150 MB
+SETS = 1024  # of grams, kept while pairs are compared
 CHUNK = 1 << 14  # shingles per MinHash update: 128 x 16,384 x 4 bytes = 8 MB at a time
 MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: odd, with well spread bits
 
@@ -62,7 +65,7 @@ def survivors(placed: Sequence[Placed], threshold: float) -> list[Removal | None
         if first != i:
             verdicts[i] = Removal("exact", first)
     distinct = list(texts.values())
-    roots = clusters([placed[i].document.text for i in distinct], threshold)
+    roots = clusters(Texts([placed[i].document for i in distinct]), threshold)
     for i, root in zip(distinct, roots, strict=True):
         if distinct[root] != i:
             verdicts[i] = Removal("near", distinct[root])
@@ -70,9 +73,17 @@ def survivors(placed: Sequence[Placed], threshold: float) -> list[Removal | None
 
 
 def clusters(texts: Sequence[str], threshold: float) -> list[int]:
-    """Return, for each text, the first text of its cluster of near-duplicates."""
-    sets = shingles(texts)
-    signatures, (bands, rows) = _signatures(sets), _bands(threshold)
+    """Return, for each text, the first text of its cluster of near-duplicates.
+
+    Half a kilobyte is held of each: a text is read once more where a pair is compared.
+    """
+    words = _WordHashes()
+    signatures, (bands, rows) = _signatures(texts, words), _bands(threshold)
+
+    @lru_cache(SETS)
+    def grams(i: int) -> Hashes:
+        return words.grams(texts[i])
+
     parents = list(range(len(texts)))
     for band, members in _buckets(signatures, bands, rows):
         joined: dict[int, list[int]] = {}
@@ -84,7 +95,7 @@ def clusters(texts: Sequence[str], threshold: float) -> list[int]:
                 low, high = sorted((_root(parents, i), _root(parents, j)))
                 if low == high:
                     break
-                if not _has_met(before, i, j, rows) and _similar(sets[i], sets[j], threshold):
+                if not _has_met(before, i, j, rows) and _similar(grams(i), grams(j), threshold):
                     parents[high] = low
     return [_root(parents, i) for i in range(len(texts))]
 
@@ -94,14 +105,14 @@ def _has_met(signatures: Hashes, i: int, j: int, rows: int) -> bool:
     return bool((signatures[i] == signatures[j]).reshape(-1, rows).all(1).any())
 
 
-def _signatures(sets: Sequence[Hashes]) -> Hashes:
-    """Return the MinHash of each set [N, NUM_PERM]; of an empty one, what no other has."""
+def _signatures(texts: Sequence[str], words: _WordHashes) -> Hashes:
+    """Return the MinHash of each text's grams [N, NUM_PERM]; of no gram, what no other has."""
     from datasketch import MinHash  # here: it brings scipy, seconds of imports
 
     blank = MinHash(num_perm=NUM_PERM, hashfunc=int)
-    found = np.empty((len(sets), NUM_PERM), np.uint32)
-    for i, hashes in enumerate(sets):
-        sketch = blank.copy()
+    found = np.empty((len(texts), NUM_PERM), np.uint32)
+    for i, text in enumerate(texts):
+        hashes, sketch = words.grams(text), blank.copy()
         for start in range(0, len(hashes), CHUNK):
             sketch.update_batch(hashes[start : start + CHUNK].tolist())
         found[i] = sketch.hashvalues  # they are below 2^32
@@ -129,8 +140,8 @@ def _buckets(signatures: Hashes, bands: int, rows: int) -> Iterator[tuple[int, l
 
 def shingles(texts: Sequence[str]) -> list[Hashes]:
     """Return the set of hashed word 5-grams of each text, sorted; shorter texts are one gram."""
-    hashes = _WordHashes()
-    return [_grams(hashes.of(WORD.findall(text.casefold()))) for text in texts]
+    words = _WordHashes()
+    return [words.grams(text) for text in texts]
 
 
 class _WordHashes(dict[str, int]):
@@ -140,8 +151,12 @@ class _WordHashes(dict[str, int]):
         self[word] = int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "little")
         return self[word]
 
-    def of(self, words: list[str]) -> NDArray[np.uint64]:
-        return np.array(list(map(self.__getitem__, words)), np.uint64)
+    def grams(self, text: str) -> Hashes:
+        """Return the set of hashed grams of a text, sorted."""
+        if len(self) > MOST_WORDS:
+            self.clear()
+        words = WORD.findall(text.casefold())
+        return _grams(np.array(list(map(self.__getitem__, words)), np.uint64))
 
 
 def _grams(words: NDArray[np.uint64]) -> Hashes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.random import PCG64, Generator
 
-from harness.corpus.documents import Placed, hash_key, in_hash_order
+from harness.corpus.documents import Placed, Texts, hash_key, in_hash_order
 from harness.corpus.store import starts_file, tokens_file
 
 if TYPE_CHECKING:
@@ -54,23 +54,23 @@ def text_facts(kept: Sequence[Placed], domains: Sequence[str], folder: Path) -> 
         name: in_hash_order([p.document for p in kept if p.domain == name and p.split == "train"])
         for name in domains
     }
-    encoded = {name: _read_documents(name, folder) for name in domains}
     measured = {
-        name: domain_facts([d.text for d in texts[name]], encoded[name], name) for name in domains
+        name: domain_facts(Texts(texts[name]), _read_documents(name, folder), name)
+        for name in domains
     }
-    blocks = {name: equal_blocks(documents) for name, documents in encoded.items()}
+    blocks = {name: equal_blocks(_read_documents(name, folder)) for name in domains}
     return {"domains": measured, "pairs": pair_facts(blocks)}
 
 
-def _read_documents(name: str, folder: Path) -> list[Ints]:
-    """Return the tokens of each train document, memory-mapped, without its end of text."""
+def _read_documents(name: str, folder: Path) -> Iterator[Ints]:
+    """Yield the tokens of each train document, memory-mapped, without its end of text."""
     stream = np.load(folder / tokens_file(name, "train"), mmap_mode="r", allow_pickle=False)
     starts = np.load(folder / starts_file(name, "train"), allow_pickle=False)
     ends = np.append(starts, len(stream))[1:] - 1  # none: ready splits may train on nothing
-    return [stream[start:end] for start, end in zip(starts, ends, strict=True)]
+    return (stream[start:end] for start, end in zip(starts, ends, strict=True))
 
 
-def domain_facts(texts: Sequence[str], encoded: Sequence[Ints], name: str) -> Facts:
+def domain_facts(texts: Sequence[str], encoded: Iterable[Ints], name: str) -> Facts:
     """Return the order of words, tokens and characters, and how evenly tokens are used."""
     tokens, documents = _joined(encoded)
     return {
@@ -81,7 +81,7 @@ def domain_facts(texts: Sequence[str], encoded: Sequence[Ints], name: str) -> Fa
     }
 
 
-def _joined(encoded: Sequence[Ints]) -> tuple[Ints, Ints]:
+def _joined(encoded: Iterable[Ints]) -> tuple[Ints, Ints]:
     """Return the first SAMPLE tokens and the number of the document of each."""
     kept, missing = [np.empty(0, np.int64)], SAMPLE
     for document in encoded:

@@ -1,16 +1,16 @@
-"""Documents to one stream of tokens, in the width that a corpus is written in.
+"""Documents to tokens, one after another, in the width that a corpus is written in.
 
-Two bytes a token, or four: a third of what is read, beside the text that is in memory already. The
-tokens of one batch of documents are wider for a moment.
+What is held is one batch of documents and their tokens, however many there are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from harness.corpus.documents import Document
+from harness.corpus.documents import Document, Texts
 from harness.corpus.ready_tokenizer import Ready
 from harness.corpus.tokenizer import encoded, encoded_with_bytes, num_tokens
 
@@ -20,52 +20,54 @@ if TYPE_CHECKING:
 WIDEST_UINT16 = 65_535
 
 
-class TokenStream(NamedTuple):
-    """The documents of a split, one after another, each with its end of text."""
+class Encoded(NamedTuple):
+    """A document's tokens, and its end of text."""
 
     tokens: NDArray[Any]  # of the stream's own type
-    sizes: NDArray[np.int64]  # by document
-    prompts: list[int]  # by document: how many of its tokens are its prompt
-    bytes: NDArray[Any]  # by token, where asked for
+    prompt: int  # how many of them are its prompt
+    bytes: NDArray[np.uint32]  # by token, where asked for
 
 
-def encode_documents(ready: Ready, documents: list[Document], with_bytes: bool) -> TokenStream:
-    """Encode, holding tokens in the width that they are written in; bytes if asked for.
+def token_type(ready: Ready) -> type[np.uint16 | np.uint32]:
+    """Return what tokens are written as: two bytes, or four."""
+    return np.uint32 if num_tokens(ready.tokenizer) > WIDEST_UINT16 else np.uint16
+
+
+def encode_documents(
+    ready: Ready, documents: Sequence[Document], with_bytes: bool
+) -> Iterator[Encoded]:
+    """Yield each document's tokens, in the width that they are written in; bytes if asked for.
 
     A prompt is encoded apart, so that no token straddles the border to what is predicted. Bytes
     are by position, end of text included: what tokens of a prompt do not account for is counted
     at the first one after it.
     """
-    parts = (
-        [d.text[: d.prompt_chars] for d in documents],
-        [d.text[d.prompt_chars :] for d in documents],
-    )
-    dtype = np.uint32 if num_tokens(ready.tokenizer) > WIDEST_UINT16 else np.uint16
+    parts = Texts(documents, _prompt), Texts(documents, _rest)
+    dtype, nothing = token_type(ready), np.zeros(0, np.uint32)
     end = np.array([ready.end_of_text], dtype)
-    spans: list[NDArray[Any]] = []
     if with_bytes:
-        prompts, rests = [], []
-        for (prompt, before), (rest, after) in zip(
-            *(encoded_with_bytes(ready.tokenizer, part) for part in parts), strict=True
-        ):
+        both = (encoded_with_bytes(ready.tokenizer, part) for part in parts)
+        for (prompt, before), (rest, after) in zip(*both, strict=True):
             after[0] += before[-1]
-            spans += [before[:-1].astype(np.uint32), after.astype(np.uint32)]
-            prompts.append(prompt.astype(dtype))
-            rests.append(rest.astype(dtype))
-    else:
-        prompts, rests = (
-            [tokens.astype(dtype) for tokens in encoded(ready.tokenizer, part)] for part in parts
-        )
-    pieces = [piece for pair in zip(prompts, rests, strict=True) for piece in (*pair, end)]
-    return TokenStream(
-        np.concatenate([np.zeros(0, dtype), *pieces]),
-        np.array([len(a) + len(b) + 1 for a, b in zip(prompts, rests, strict=True)], np.int64),
-        [len(prompt) for prompt in prompts],
-        np.concatenate([np.zeros(0, np.uint32), *spans]),
-    )
+            counts = np.concatenate([before[:-1], after]).astype(np.uint32)
+            tokens = np.concatenate([prompt.astype(dtype), rest.astype(dtype), end])
+            yield Encoded(tokens, len(prompt), counts)
+        return
+    plain = (encoded(ready.tokenizer, part) for part in parts)
+    for prompt, rest in zip(*plain, strict=True):
+        tokens = np.concatenate([prompt.astype(dtype), rest.astype(dtype), end])
+        yield Encoded(tokens, len(prompt), nothing)
+
+
+def _prompt(document: Document) -> str:
+    return document.text[: document.prompt_chars] if document.prompt_chars else ""
+
+
+def _rest(document: Document) -> str:
+    return document.text[document.prompt_chars :]
 
 
 def narrow(counts: NDArray[Any]) -> NDArray[Any]:
-    """Return bytes by token in the width that they are written in."""
+    """Return bytes by token in the width that they need."""
     # more than 65,535 bytes between two tokens: a tokenizer that drops white space met a lot of it
     return counts.astype(np.uint32 if counts.max(initial=0) > WIDEST_UINT16 else np.uint16)

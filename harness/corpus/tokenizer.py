@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
-BATCH = 512  # documents per call: bounds what is held as Python objects
+BATCH, BATCH_CHARACTERS = 512, 2**22  # documents, and text, per call: bounds what is held
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -77,8 +77,22 @@ def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.i
         return [np.array(encoding.ids, np.int64) for encoding in found]
 
     some = fast_encoder(tokenizer, texts, by_library) or by_library
-    for start in range(0, len(texts), BATCH):
-        yield from some(texts[start : start + BATCH])
+    for batch in _batches(texts):
+        yield from some(batch)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the texts in order, at most BATCH and about BATCH_CHARACTERS of them at once."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        if batch and (len(batch) == BATCH or size + len(text) > BATCH_CHARACTERS):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch
 
 
 def encoded_with_bytes(
@@ -91,8 +105,7 @@ def encoded_with_bytes(
     the rest, for the end-of-text token. The entries of a text add up to its bytes.
     """
     tokenizer.encode_special_tokens = True
-    for start in range(0, len(texts), BATCH):
-        some = texts[start : start + BATCH]
+    for some in _batches(texts):
         for text, encoding in zip(
             some, tokenizer.encode_batch(some, add_special_tokens=False), strict=True
         ):

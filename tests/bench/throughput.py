@@ -5,6 +5,7 @@ Set-up is outside of everything but the time to a first step. What is compared t
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import subprocess
 import sys
@@ -46,9 +47,13 @@ BUILD = """
 import sys, tempfile
 from pathlib import Path
 from harness.corpus import open_corpus
-from harness.spec import Corpus, PackageDomain
-packages = ("sympy", "licensedcode-data", "botocore")
-domains = {p.split("-")[0]: PackageDomain(package=p, max_bytes=int(sys.argv[1])) for p in packages}
+from harness.spec import Corpus, FilesDomain, PackageDomain
+if sys.argv[1].isdigit():
+    packages = ("sympy", "licensedcode-data", "botocore")
+    size = int(sys.argv[1])
+    domains = {p.split("-")[0]: PackageDomain(package=p, max_bytes=size) for p in packages}
+else:
+    domains = {"words": FilesDomain(paths=(sys.argv[1],))}
 store = open_corpus(Corpus(domains=domains), Path(tempfile.mkdtemp()))
 text = sum(facts["bytes_kept"] for facts in store.manifest["domains"].values())
 status = Path("/proc/self/status").read_text().splitlines()
@@ -57,20 +62,39 @@ print(text, next(int(line.split()[1]) for line in status if line.startswith("VmH
 
 
 def corpus_memory() -> Iterator[Row]:
-    """Measure the peak of building two corpora of one kind, and what a byte of text adds to it."""
-    found = []
-    for most in (4e6, 3e7):
-        told = subprocess.run(
-            [sys.executable, "-c", BUILD, str(int(most))],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        found.append(tuple(map(float, told.stdout.split())))
-    (text, low), (more, high) = found
-    slope = (high - low) * 2**20 / (more - text)
-    spread = f"{low:.0f} MiB at {text / 1e6:.0f} MB, {high:.0f} at {more / 1e6:.0f}"
-    yield "bytes of memory for a byte more of a corpus's text, built", f"{slope:.1f}", spread, ""
+    """Measure the peak of building a small and a larger corpus, and what a byte of text adds."""
+    folder = Path(tempfile.mkdtemp())
+    words = [str(_words(folder / f"{size}.jsonl", size)) for size in (30_000_000, 120_000_000)]
+    kinds = {
+        "packages, documents of 900 bytes": ["4000000", "30000000"],
+        "invented words, documents of 6 kB": words,
+    }
+    for kind, given in kinds.items():
+        (text, low), (more, high) = map(_built, given)
+        slope = (high - low) * 2**20 / (more - text)
+        spread = f"{low:.0f} MiB at {text / 1e6:.0f} MB, {high:.0f} at {more / 1e6:.0f}"
+        yield f"bytes of memory for a byte more of text, built: {kind}", f"{slope:.2f}", spread, ""
+
+
+def _built(given: str) -> tuple[float, float]:
+    """Return the bytes of the text and the peak, in MiB."""
+    command = [sys.executable, "-c", BUILD, given]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(told[0]), float(told[1])
+
+
+def _words(path: Path, size: int) -> Path:
+    """Write documents of invented words, some far more frequent than others."""
+    rng = np.random.default_rng(0)
+    letters = rng.integers(97, 123, (50_000, 9), dtype=np.uint8)
+    words = [bytes(row[: 2 + i % 8]).decode() for i, row in enumerate(letters)]
+    with path.open("w") as file:
+        while size > 0:
+            chosen = np.minimum(rng.zipf(1.2, 900), len(words)) - 1
+            text = " ".join(words[i] for i in chosen)
+            file.write(json.dumps({"text": text}) + "\n")
+            size -= len(text)
+    return path
 
 
 def loop_at(precision: str, compiled: bool, threads: int) -> Loop:

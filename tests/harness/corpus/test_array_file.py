@@ -1,0 +1,65 @@
+"""An array that is written in pieces is the file that numpy would have saved."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.corpus import array_file
+from harness.corpus.array_file import ArrayFile
+
+PIECES = st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=9), max_size=6)
+
+
+def saved(array: Any) -> bytes:
+    """Return the bytes of np.save."""
+    content = BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64, np.bool_])
+@pytest.mark.parametrize("sizes", [(), (0,), (3,), (1, 0, 5)])
+def test_pieces_are_one_array(tmp_path: Path, dtype: Any, sizes: tuple[int, ...]) -> None:
+    """Of any type, also of no number at all."""
+    pieces = [np.arange(size).astype(dtype) for size in sizes]
+    with ArrayFile(tmp_path / "a.npy", dtype) as file:
+        for piece in pieces:
+            file.add(piece)
+
+    whole = np.concatenate([np.zeros(0, dtype), *pieces])
+    assert (tmp_path / "a.npy").read_bytes() == saved(whole)
+    assert file.size == len(whole)
+
+
+@given(numbers=PIECES, copied=st.integers(1, 4))
+@settings(deadline=None, max_examples=60)
+def test_a_wider_piece_makes_all_of_it_wider(
+    numbers: list[list[int]], copied: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever has been written, and however few numbers are moved at once."""
+    path = tmp_path_factory.mktemp("array") / "a.npy"
+    pieces = [
+        np.array(some, np.uint32 if max(some, default=0) > 65_535 else np.uint16)
+        for some in numbers
+    ]
+    with pytest.MonkeyPatch.context() as patch, ArrayFile(path, np.uint16) as file:
+        patch.setattr(array_file, "COPIED", copied)
+        for piece in pieces:
+            file.add(piece)
+
+    assert path.read_bytes() == saved(np.concatenate([np.zeros(0, np.uint16), *pieces]))
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
+    """A folder that is built is empty."""
+    (tmp_path / "a.npy").touch()
+
+    with pytest.raises(FileExistsError, match=r"a\.npy"):
+        ArrayFile(tmp_path / "a.npy", np.uint16)
