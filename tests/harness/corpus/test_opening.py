@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -20,9 +21,9 @@ import pytest
 from tokenizers import Tokenizer as Loaded
 
 import harness.corpus.sources as sources
-from harness.corpus import TokenStore, fingerprint, open_corpus
-from harness.corpus.documents import SPLITS
-from harness.corpus.tokenizer import bytes_per_token
+from harness.corpus import TokenStore, build, fingerprint, open_corpus, spool
+from harness.corpus.documents import SPLITS, Document, in_hash_order
+from harness.corpus.tokenizer import bytes_per_token, train_bpe
 from harness.errors import SpecError
 from harness.leases import being_made
 from harness.spec import Corpus, PackageDomain, Splits, SyntheticDomain, Tokenizer
@@ -289,3 +290,40 @@ def test_fingerprint_names_versions_and_missing_packages(monkeypatch: pytest.Mon
     monkeypatch.setattr(sources, "distribution", distribution)
     with pytest.raises(SpecError, match=r"domains\.law\.package: cwe2 is not installed; pip inst"):
         fingerprint(spec)
+
+
+def test_a_disk_that_fills_while_reading_is_no_fault_of_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's own error, where; nothing is left behind, and the same call goes on."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool.os, "write", full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            open_corpus(ONE, tmp_path)
+
+    assert not isinstance(caught.value, SpecError)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lease"] == []
+    assert open_corpus(ONE, tmp_path).folder.exists()
+
+
+def test_merges_are_learned_from_a_fair_sample_of_much_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many bytes in the order of the hash, rounded up to a document; all if they are fewer."""
+    documents = [Document(f"d{i}", f"g{i}", "x" * 10) for i in range(9)]
+    some = build._some(documents, 35)
+
+    assert some == in_hash_order(documents)[:4]
+    assert build._some(documents, 90) is documents
+    monkeypatch.setattr(build, "LEARNED_FROM", 2000)
+    learned = []
+    monkeypatch.setattr(
+        build, "train_bpe", lambda texts, size: learned.extend(texts) or train_bpe(texts, size)
+    )
+    open_corpus(ONE, tmp_path)
+    assert 2000 <= sum(map(len, learned)) < 4000
