@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +19,12 @@ COPIED = 2**20  # numbers that are widened at once
 
 
 class ArrayFile:
-    """A new file, complete and on the disk when its block ends."""
+    """What is written of an array so far; `new_array` opens one."""
 
-    def __init__(self, path: Path, dtype: DTypeLike) -> None:
-        """Open it; FileExistsError where it is there."""
-        self.path, self.dtype, self.size = path, np.dtype(dtype), 0
-        self._file = path.open("x+b")
-        self._file.write(bytes(HEADER))
+    def __init__(self, file: IO[bytes], dtype: DTypeLike) -> None:
+        """Leave room for the header."""
+        self._file, self.dtype, self.size = file, np.dtype(dtype), 0
+        file.write(bytes(HEADER))
 
     def add(self, piece: NDArray[Any]) -> None:
         """Write a piece; one of a wider type makes all of the file wider."""
@@ -32,6 +32,18 @@ class ArrayFile:
             self._widen(piece.dtype)
         self._file.write(np.ascontiguousarray(piece, self.dtype).view(np.uint8).data)
         self.size += len(piece)
+
+    def finish(self) -> None:
+        """Write the header, and put all on the disk."""
+        header = BytesIO()
+        descr = np.lib.format.dtype_to_descr(self.dtype)
+        facts = {"descr": descr, "fortran_order": False, "shape": (self.size,)}
+        np.lib.format.write_array_header_1_0(header, facts)
+        assert len(header.getvalue()) == HEADER
+        self._file.seek(0)
+        self._file.write(header.getvalue())
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def _widen(self, dtype: np.dtype[Any]) -> None:
         """Move numbers to their new places, the last first, so that none is overwritten unread."""
@@ -44,25 +56,14 @@ class ArrayFile:
             self._file.write(numbers.astype(dtype).data)
         self._file.seek(0, os.SEEK_END)
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        """Write the header, and put all on the disk, unless something has failed."""
-        with self._file as file:
-            if kind is None:
-                file.seek(0)
-                file.write(_header(self.dtype, self.size))
-                file.flush()
-                os.fsync(file.fileno())
-
-
-def _header(dtype: np.dtype[Any], size: int) -> bytes:
-    header = BytesIO()
-    facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (size,)}
-    np.lib.format.write_array_header_1_0(header, facts)
-    assert len(header.getvalue()) == HEADER
-    return header.getvalue()
+@contextmanager
+def new_array(path: Path, dtype: DTypeLike) -> Iterator[ArrayFile]:
+    """Open a new file, complete and on the disk when the block ends; an OSError names it."""
+    with path.open("x+b") as file:
+        array = ArrayFile(file, dtype)
+        yield array
+        try:
+            array.finish()
+        except OSError as error:  # what a full disk says names nothing
+            raise OSError(error.errno, error.strerror, str(path)) from error

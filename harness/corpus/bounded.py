@@ -18,6 +18,9 @@ from operator import itemgetter
 from harness.corpus.documents import Document, hash_key
 from harness.corpus.sources import Source
 from harness.corpus.splitting import cap
+from harness.corpus.spool import Spool
+
+Hold = Callable[[Document], Document]  # what is kept of a document that may stay
 
 
 @dataclass
@@ -35,13 +38,14 @@ def read_capped(
     source: Source,
     max_bytes: int | None,
     progress: Callable[[str], None] = lambda _: None,
-    hold: Callable[[Document], Document] = lambda document: document,
+    spool: Spool | None = None,
 ) -> Reading:
     """Return the documents that `cap` keeps of those of a source that say something.
 
-    `hold` is asked for every document that may be kept, and may put its text elsewhere.
+    With a spool, the texts of those that may be kept are there and not in memory.
     """
-    room = max_bytes
+    hold = _as_it_is if spool is None else spool.put
+    room, begin = max_bytes, 0 if spool is None else spool.size
     while True:
         reading = Reading()
         whole = _counted(source.read(), reading)
@@ -53,7 +57,13 @@ def read_capped(
             reading.kept = cap(first.documents(), max_bytes, reading.sizes)
             return reading
         room *= 4
-        progress(f"corpus: reading {source.fingerprint} again, holding up to {room:,} bytes")
+        if spool is not None:
+            spool.rewind(begin)
+        progress(f"corpus: reading {source.fingerprint} again, with room for {room:,} bytes")
+
+
+def _as_it_is(document: Document) -> Document:
+    return document
 
 
 def _counted(documents: Iterable[Document], reading: Reading) -> Iterator[Document]:
@@ -73,12 +83,15 @@ class _Group:
     """The documents of a group that the cap may keep: the first in its order that fill `room`."""
 
     room: int
+    hold: Hold
     held: list[tuple[int, int, Document]] = field(default_factory=list)  # a heap, the last on top
     filled: int = 0
 
     def add(self, number: int, document: Document) -> None:
         place = -int.from_bytes(hash_key(document.name))
-        heapq.heappush(self.held, (place, number, document))
+        if self.filled >= self.room and (place, number) < self.held[0][:2]:
+            return  # it would have to go at once
+        heapq.heappush(self.held, (place, number, self.hold(document)))
         self.filled += document.num_bytes
         while self.filled - self.held[0][2].num_bytes >= self.room:
             self.filled -= heapq.heappop(self.held)[2].num_bytes
@@ -89,7 +102,7 @@ class _Split:
     """The first groups of one split: as many as fill `room`, by the least document of each."""
 
     room: int
-    hold: Callable[[Document], Document]
+    hold: Hold
     groups: dict[str, _Group] = field(default_factory=dict)
     least: dict[str, int] = field(default_factory=dict)
     last: list[tuple[int, str]] = field(default_factory=list)  # a heap, the last group on top
@@ -101,11 +114,11 @@ class _Split:
         if self.border is not None and place <= self.border:
             return
         if document.group not in self.groups:
-            self.groups[document.group] = _Group(self.room)
+            self.groups[document.group] = _Group(self.room, self.hold)
             heapq.heappush(self.last, (place, document.group))
             self.least[document.group] = document.num_bytes
             self.filled += document.num_bytes
-        self.groups[document.group].add(number, self.hold(document))
+        self.groups[document.group].add(number, document)
         shorter = min(self.least[document.group], document.num_bytes)
         self.filled -= self.least[document.group] - shorter
         self.least[document.group] = shorter
@@ -135,9 +148,7 @@ class _First:
         return [document for _, document in sorted(numbered, key=itemgetter(0))]
 
 
-def _first_groups(
-    documents: Iterable[Document], room: int, hold: Callable[[Document], Document]
-) -> _First:
+def _first_groups(documents: Iterable[Document], room: int, hold: Hold) -> _First:
     found = _First({})
     for number, document in enumerate(documents):
         key = document.split or ""

@@ -19,7 +19,7 @@ from typing import Any
 from harness import allocator
 from harness.corpus import store
 from harness.corpus.bounded import read_capped
-from harness.corpus.documents import SPLITS, Document, Placed, Texts, in_hash_order
+from harness.corpus.documents import SPLITS, Document, Placed, TextsOf, in_hash_order
 from harness.corpus.near_duplicates import survivors
 from harness.corpus.ready_tokenizer import Ready, read_ready
 from harness.corpus.sources import Source
@@ -41,32 +41,17 @@ def build(
 ) -> None:
     """Write a whole corpus to `folder`, an empty directory, the manifest last."""
     with Spool(folder.parent) as spool:
-        _build(identity, spec, sources, folder, progress, spool)
-
-
-def _build(
-    identity: Facts,
-    spec: Corpus,
-    sources: Mapping[str, Source],
-    folder: Path,
-    progress: Progress,
-    spool: Spool,
-) -> None:
-    placed: list[Placed] = []
-    domains: dict[str, Facts] = {}
-    for name in domain_order(spec):
-        progress(f"corpus: reading {name} ({sources[name].fingerprint})")
-        documents, domains[name] = _read(name, spec, sources[name], progress, spool)
-        placed += documents
-    progress(f"corpus: comparing {len(placed):,} documents")
-    kept = _without_duplicates(placed, spec, domains)
-    allocator.give_back()  # what comparing and training have freed would add to what encoding takes
-    ready = _tokenizer(kept, spec, domains, progress)
-    allocator.give_back()
-    progress(f"corpus: encoding {len(kept):,} documents")
+        placed, domains = _read_all(spec, sources, spool, progress)
+        progress(f"corpus: comparing {len(placed):,} documents")
+        kept = _without_duplicates(placed, spec, domains, spool)
+        allocator.give_back()  # what comparing and training free would add to what encoding takes
+        ready = _tokenizer(kept, spec, domains, progress)
+        allocator.give_back()
+        progress(f"corpus: encoding {len(kept):,} documents")
+        write_streams(kept, ready, spec.tokenizer.kind == "bpe", domains, folder)
+        text = text_facts(kept, list(domains), folder)
     tokenizer_json = ready.tokenizer.to_str().encode()
     _write(folder / store.TOKENIZER, tokenizer_json)
-    write_streams(kept, ready, spec.tokenizer.kind == "bpe", domains, folder)
     manifest = {
         **identity,
         "tokenizer": {
@@ -77,7 +62,7 @@ def _build(
         },
         "near_duplicate": spec.splits.near_duplicate,
         "domains": domains,
-        "text": text_facts(kept, list(domains), folder),
+        "text": text,
     }
     _write(folder / store.MANIFEST, json.dumps(manifest, indent=1).encode())
     sync_folder(folder)
@@ -97,13 +82,26 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _read_all(
+    spec: Corpus, sources: Mapping[str, Source], spool: Spool, progress: Progress
+) -> tuple[list[Placed], dict[str, Facts]]:
+    """Return every domain's documents, placed, and what the manifest says of the domain."""
+    placed: list[Placed] = []
+    domains: dict[str, Facts] = {}
+    for name in domain_order(spec):
+        progress(f"corpus: reading {name} ({sources[name].fingerprint})")
+        documents, domains[name] = _read(name, spec, sources[name], spool, progress)
+        placed += documents
+    return placed, domains
+
+
 def _read(
-    name: str, spec: Corpus, source: Source, progress: Progress, spool: Spool
+    name: str, spec: Corpus, source: Source, spool: Spool, progress: Progress
 ) -> tuple[list[Placed], Facts]:
     domain = spec.domains[name]
     limit = None if isinstance(domain, SyntheticDomain) else domain.max_bytes
     try:
-        read = read_capped(source, limit, progress, spool.kept)
+        read = read_capped(source, limit, progress, spool)
     except SpoolError:
         raise
     except OSError as error:
@@ -143,9 +141,9 @@ def _digest(documents: list[Document]) -> str:
 
 
 def _without_duplicates(
-    placed: list[Placed], spec: Corpus, domains: dict[str, Facts]
+    placed: list[Placed], spec: Corpus, domains: dict[str, Facts], spool: Spool
 ) -> list[Placed]:
-    verdicts = survivors(placed, spec.splits.near_duplicate)
+    verdicts = survivors(placed, spec.splits.near_duplicate, spool)
     gone = [(p, v) for p, v in zip(placed, verdicts, strict=True) if v is not None]
     removed = Counter((p.domain, p.split, v.kind) for p, v in gone)
     twins = Counter((p.domain, placed[v.twin].domain) for p, v in gone)
@@ -183,7 +181,7 @@ def _tokenizer(
     if spec.tokenizer.source is not None:
         return read_ready(Path(spec.tokenizer.source))
     trained = [p.document for p in kept if p.split == "train" and domains[p.domain]["train"]]
-    texts = Texts(_some(trained, LEARNED_FROM))
+    texts = TextsOf(_some(trained, LEARNED_FROM))
     progress(f"corpus: training a tokenizer on {len(texts):,} documents")
     return Ready(train_bpe(texts, spec.tokenizer.vocab_size), END_OF_TEXT_ID, None)
 

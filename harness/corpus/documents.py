@@ -52,7 +52,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Texts(Sequence[str]):
+class TextsOf(Sequence[str]):
     """The texts of documents, or a part of each, taken when they are asked for."""
 
     documents: Sequence[Document]

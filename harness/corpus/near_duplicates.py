@@ -16,15 +16,16 @@ Text without spaces between words is compared by its runs of letters, which find
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from itertools import combinations, product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from harness.corpus.documents import STRICTEST_FIRST, Placed, Texts
+from harness.corpus.documents import STRICTEST_FIRST, Placed, TextsOf
+from harness.corpus.spool import Spool
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +37,6 @@ GRAM_WORDS = 5
 NUM_PERM = 128
 RECALL = 0.99  # at the threshold; a missed pair is a leak, a false candidate one exact comparison
 MOST_WORDS = 1 << 20  # whose hashes are remembered: about 150 MB
-SETS = 1024  # of grams, kept while pairs are compared
 CHUNK = 1 << 14  # shingles per MinHash update: 128 x 16,384 x 4 bytes = 8 MB at a time
 MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: odd, with well spread bits
 
@@ -50,10 +50,11 @@ class Removal(NamedTuple):
     """Index of the document that stays in its place."""
 
 
-def survivors(placed: Sequence[Placed], threshold: float) -> list[Removal | None]:
+def survivors(placed: Sequence[Placed], threshold: float, spool: Spool) -> list[Removal | None]:
     """Return None for each document that stays, else why it goes.
 
-    The order of `placed` decides between equals of one split: the first stays.
+    The order of `placed` decides between equals of one split: the first stays. What documents are
+    compared by goes to the end of the spool for as long as it takes.
     """
     verdicts: list[Removal | None] = [None] * len(placed)
     texts: dict[str, int] = {}
@@ -65,25 +66,20 @@ def survivors(placed: Sequence[Placed], threshold: float) -> list[Removal | None
         if first != i:
             verdicts[i] = Removal("exact", first)
     distinct = list(texts.values())
-    roots = clusters(Texts([placed[i].document for i in distinct]), threshold)
+    roots = clusters(TextsOf([placed[i].document for i in distinct]), threshold, spool)
     for i, root in zip(distinct, roots, strict=True):
         if distinct[root] != i:
             verdicts[i] = Removal("near", distinct[root])
     return verdicts
 
 
-def clusters(texts: Sequence[str], threshold: float) -> list[int]:
+def clusters(texts: Sequence[str], threshold: float, spool: Spool) -> list[int]:
     """Return, for each text, the first text of its cluster of near-duplicates.
 
-    Half a kilobyte is held of each: a text is read once more where a pair is compared.
+    Half a kilobyte is held of each: sets of grams are on the disk, and read to be compared.
     """
-    words = _WordHashes()
-    signatures, (bands, rows) = _signatures(texts, words), _bands(threshold)
-
-    @lru_cache(SETS)
-    def grams(i: int) -> Hashes:
-        return words.grams(texts[i])
-
+    begin, sets = spool.size, _Sets(spool)
+    signatures, (bands, rows) = _signatures(texts, sets), _bands(threshold)
     parents = list(range(len(texts)))
     for band, members in _buckets(signatures, bands, rows):
         joined: dict[int, list[int]] = {}
@@ -95,9 +91,33 @@ def clusters(texts: Sequence[str], threshold: float) -> list[int]:
                 low, high = sorted((_root(parents, i), _root(parents, j)))
                 if low == high:
                     break
-                if not _has_met(before, i, j, rows) and _similar(grams(i), grams(j), threshold):
+                if not _has_met(before, i, j, rows) and sets.similar(i, j, threshold):
                     parents[high] = low
+    spool.rewind(begin)
     return [_root(parents, i) for i in range(len(texts))]
+
+
+class _Sets:
+    """Sets of hashed grams by the number of their text, on the disk."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool = spool
+        self.starts, self.counts = array("q"), array("q")
+
+    def add(self, hashes: Hashes) -> None:
+        self.starts.append(self.spool.add(hashes.tobytes()))
+        self.counts.append(len(hashes))
+
+    def similar(self, i: int, j: int, threshold: float) -> bool:
+        """Tell whether two sets are, by Jaccard; sets of very different sizes are not read."""
+        a, b = self.counts[i], self.counts[j]
+        if min(a, b) < threshold * max(a, b):
+            return False
+        common = len(np.intersect1d(self._read(i), self._read(j), assume_unique=True))
+        return common >= threshold * (a + b - common)
+
+    def _read(self, i: int) -> Hashes:
+        return np.frombuffer(self.spool.read(self.starts[i], 4 * self.counts[i]), np.uint32)
 
 
 def _has_met(signatures: Hashes, i: int, j: int, rows: int) -> bool:
@@ -105,14 +125,15 @@ def _has_met(signatures: Hashes, i: int, j: int, rows: int) -> bool:
     return bool((signatures[i] == signatures[j]).reshape(-1, rows).all(1).any())
 
 
-def _signatures(texts: Sequence[str], words: _WordHashes) -> Hashes:
-    """Return the MinHash of each text's grams [N, NUM_PERM]; of no gram, what no other has."""
+def _signatures(texts: Sequence[str], sets: _Sets) -> Hashes:
+    """Fill `sets`; return the MinHash of each [N, NUM_PERM], of an empty one what no other has."""
     from datasketch import MinHash  # here: it brings scipy, seconds of imports
 
-    blank = MinHash(num_perm=NUM_PERM, hashfunc=int)
+    blank, words = MinHash(num_perm=NUM_PERM, hashfunc=int), _WordHashes()
     found = np.empty((len(texts), NUM_PERM), np.uint32)
     for i, text in enumerate(texts):
         hashes, sketch = words.grams(text), blank.copy()
+        sets.add(hashes)
         for start in range(0, len(hashes), CHUNK):
             sketch.update_batch(hashes[start : start + CHUNK].tolist())
         found[i] = sketch.hashvalues  # they are below 2^32
@@ -176,13 +197,6 @@ def _bands(threshold: float) -> tuple[int, int]:
         if 1 - (1 - threshold**rows) ** bands >= RECALL:
             return bands, rows
     return NUM_PERM, 1
-
-
-def _similar(a: Hashes, b: Hashes, threshold: float) -> bool:
-    if min(len(a), len(b)) < threshold * max(len(a), len(b)):
-        return False
-    common = len(np.intersect1d(a, b, assume_unique=True))
-    return common >= threshold * (len(a) + len(b) - common)
 
 
 def _root(parents: list[int], i: int) -> int:

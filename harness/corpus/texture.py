@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.random import PCG64, Generator
 
-from harness.corpus.documents import Placed, Texts, hash_key, in_hash_order
+from harness.corpus.documents import Placed, TextsOf, hash_key, in_hash_order
 from harness.corpus.store import starts_file, tokens_file
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def text_facts(kept: Sequence[Placed], domains: Sequence[str], folder: Path) -> 
         for name in domains
     }
     measured = {
-        name: domain_facts(Texts(texts[name]), _read_documents(name, folder), name)
+        name: domain_facts(TextsOf(texts[name]), _read_documents(name, folder), name)
         for name in domains
     }
     blocks = {name: equal_blocks(_read_documents(name, folder)) for name in domains}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from harness.corpus.documents import Document, Texts
+from harness.corpus.documents import Document, TextsOf
 from harness.corpus.ready_tokenizer import Ready
 from harness.corpus.tokenizer import encoded, encoded_with_bytes, num_tokens
 
@@ -42,7 +42,7 @@ def encode_documents(
     are by position, end of text included: what tokens of a prompt do not account for is counted
     at the first one after it.
     """
-    parts = Texts(documents, _prompt), Texts(documents, _rest)
+    parts = TextsOf(documents, _prompt), TextsOf(documents, _rest)
     dtype, nothing = token_type(ready), np.zeros(0, np.uint32)
     end = np.array([ready.end_of_text], dtype)
     if with_bytes:

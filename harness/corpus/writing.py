@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,14 @@ import numpy as np
 
 from harness import allocator
 from harness.corpus import store
-from harness.corpus.array_file import ArrayFile
+from harness.corpus.array_file import ArrayFile, new_array
 from harness.corpus.documents import SPLITS, Document, Placed, in_hash_order
 from harness.corpus.ready_tokenizer import Ready
 from harness.corpus.token_stream import encode_documents, narrow, token_type
 from harness.corpus.tokenizer import bytes_per_token
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 Facts = dict[str, Any]
 
@@ -59,19 +59,18 @@ class _Stream:
 
     def write(self, ready: Ready, token_bytes: NDArray[np.int32] | None, loss: str) -> Facts:
         """Write its files; return how much is in them."""
-        here = self.domain, self.split
+        here, dtype = (self.domain, self.split), token_type(ready)
         with_bytes = self.split in store.WITH_BYTES
+        found = encode_documents(ready, self.documents, with_bytes and token_bytes is None)
         num_prompt = 0
         with ExitStack() as files:
-
-            def new(path: str, dtype: Any) -> ArrayFile:
-                return files.enter_context(ArrayFile(self.folder / path, dtype))
-
-            tokens = new(store.tokens_file(*here), token_type(ready))
-            sizes = new(store.bytes_file(*here), np.uint16) if with_bytes else None
-            mask = new(store.mask_file(*here), np.bool_) if loss == "answer" else None
-            asked = with_bytes and token_bytes is None
-            for i, one in enumerate(encode_documents(ready, self.documents, asked)):
+            tokens = files.enter_context(self._new(store.tokens_file(*here), dtype))
+            sizes = mask = None
+            if with_bytes:
+                sizes = files.enter_context(self._new(store.bytes_file(*here), np.uint16))
+            if loss == "answer":
+                mask = files.enter_context(self._new(store.mask_file(*here), np.bool_))
+            for (i, _), one in zip(enumerate(self.documents), found, strict=True):
                 tokens.add(one.tokens)
                 self.sizes[i] = len(one.tokens)
                 num_prompt += one.prompt
@@ -79,7 +78,7 @@ class _Stream:
                     sizes.add(narrow(one.bytes if token_bytes is None else token_bytes[one.tokens]))
                 if mask is not None:
                     mask.add(np.arange(len(one.tokens)) >= one.prompt)
-            starts = new(store.starts_file(*here), np.int64)
+        with self._new(store.starts_file(*here), np.int64) as starts:
             starts.add(np.cumsum(self.sizes) - self.sizes)
         return {
             "documents": len(self.documents),
@@ -88,6 +87,9 @@ class _Stream:
             "targets": tokens.size - num_prompt,
             "bytes": sum(document.num_bytes for document in self.documents),
         }
+
+    def _new(self, name: str, dtype: DTypeLike) -> AbstractContextManager[ArrayFile]:
+        return new_array(self.folder / name, dtype)
 
     def lines(self) -> Iterator[str]:
         """Yield what is known of each document, as JSON."""

@@ -65,7 +65,8 @@ class Directional:
     """Whether the biases of the chosen modules count."""
     difference: Literal["one_sided", "central", "forward"] = "one_sided"
     """Finite difference with one or two forward passes, or forward-mode differentiation: exact,
-    about 1.6 training steps, on a copy of the model with attention written out."""
+    about 1.6 training steps, on a copy of the model with attention written out. A run in bfloat16
+    on a GPU tries the exact form by hooks before a difference."""
     precision: Precision = "float32"
     """What the shifted network computes in; bfloat16 needs central differences, and a trial that
     finds them right. The exact form that takes over computes as the run trains."""

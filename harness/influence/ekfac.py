@@ -78,7 +78,7 @@ class Ekfac:
     fitter: Fitter = "kronfluence"
     """Who fits the factors: the reference, or our hooks, which find the same ones in less time."""
     precision: Precision = "float32"
-    """What the network computes in; factors and products are float32."""
+    """What the network computes in, and a single query's products with it; factors are float32."""
     covariance_dtype: Literal["float16", "bfloat16", "float32", "float64"] = "float32"
     """What covariances are summed in; a float16 sum that overflows is an error."""
     check_rows: Annotated[int, Field(strict=True, gt=0)] = 16

@@ -97,8 +97,8 @@ def _flat(gradient: Tensor, dtype: torch.dtype, room: Room | None) -> Tensor:
 def summed(factors: Factors, shares: Tensor | None = None) -> tuple[Tensor, float]:
     """Return sum_b shares_b G_b [L, R] in float32 at least, and its FLOPs; shares are [B], or 1.
 
-    The product is as the factors are. Shares go into a factor in float32: one that is rounded to
-    bfloat16 would be off by the same amount for all of its row.
+    The product is taken, and rounded, as the factors are. Shares go into a factor in float32: one
+    that is rounded to bfloat16 would be off by the same amount for all of its row.
     """
     left, right, size = factors
     dtype, exact = right.dtype, torch.promote_types(right.dtype, torch.float32)
@@ -154,7 +154,7 @@ def _of_one_use(use: Factors, query: Tensor, squares: bool, room: Room | None) -
     vector = per_row * tokens * len(query) + 2.0 * squares * tokens**2 * (use.size + width)
     if use.size == 1 or vector >= per_row * (tokens + len(query)):  # a bias is its own gradient
         return _materialised_products([use], query, None, squares, room)
-    # as the network computes: a product of bfloat16 in float32 is ten times as dear on a GPU
+    # in what the network computed in: float32 is fifteen times as dear on a GPU, by data sheet
     left, right = use.left.flatten(0, 1).to(use.right.dtype), use.right.to(query.dtype)
     columns = [((left @ q.to(left.dtype)).view_as(right) * right).sum((1, 2)) for q in query]
     flops = per_row * num_rows * tokens * len(query)

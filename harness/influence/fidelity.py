@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXACT = {"grad_dot": GradDot, "grad_cos": GradCos, "group": Group}
 
 
-def exact_counterpart(estimator: Any, precision: str = "float32") -> GradDot | GradCos | Group:
+def exact_counterpart(estimator: Any, precision: str) -> GradDot | GradCos | Group:
     """Return the exact estimator that `estimator` approximates, by its own word; of the target.
 
     All layers that are linear or embeddings count, with biases, whatever the estimator looks at;

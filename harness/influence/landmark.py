@@ -1,11 +1,11 @@
 """Influence Distillation: exact gradients at landmarks, carried to other rows by an embedding.
 
 L landmarks are drawn from the pool, uniformly and without replacement. Their gradients are exact,
-of the network as it trains, in bfloat16 where it does, scaled by Adam's factor and projected; a
-query's gradient is projected too, never scaled. Kernel
-ridge regression from cheap embeddings carries the landmarks' scores to any row. No query enters
-`fit`; landmarks, gradients and embeddings are all of the model as it is when `fit` is called, so
-whoever calls it again at a refresh has them all anew.
+of the network as it trains (in bfloat16 where it does), scaled by Adam's factor and projected; a
+query's gradient is projected too, never scaled. Kernel ridge regression from cheap embeddings
+carries the landmarks' scores to any row. No query enters `fit`; landmarks, gradients and embeddings
+are all of the model as it is when `fit` is called, so whoever calls it again at a refresh has them
+all anew.
 
     jvp_landmark     embeds by forward-mode derivatives of the first blocks (harness/influence/jvp)
     hidden_landmark  embeds by hidden states: no derivative, an arm of its own

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from harness.influence.selection import Use
 
 # Numbers of one parameter's row gradients that are formed at once (128 MiB of float32); on a GPU,
-# where each call costs as much as so many numbers, 1 GiB.
-FORMED, FORMED_GPU = 2**25, 2**28
+# where each call costs as much as so many numbers, 512 MiB.
+FORMED, FORMED_GPU = 2**25, 2**27
 
 
 class Projected(NamedTuple):
@@ -167,4 +167,5 @@ class _Parts:
             self.broken.append((name, place, vectors))
         self.total = self.total.to(vectors.dtype)
         self.total[place] += vectors
-        self.squares[place] += gradient.flatten(1).double().square().sum(1)
+        lengths = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
+        self.squares[place] += lengths.square()

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 DENSE_BLOCK = 256
 # Numbers added by one CPU operation: the accumulator stays in cache, and two threads share it.
 CACHED = 2**16
-# Numbers turned by one operation elsewhere (256 MiB of float32), where starting one takes longest.
-AT_ONCE = 2**26
+# Elsewhere to start an operation takes longest: numbers that one turns (256 MiB of float32, and a
+# few copies of them), and coordinates at most, whose places are 64 MiB of int64.
+AT_ONCE, PLACES = 2**26, 2**23
 
 
 class Projection(Protocol):
@@ -82,7 +83,8 @@ class CountSketch:
 
     num_dims: int = 8192
     seed: int = 0
-    chunk: int = 2**18  # coordinates whose signs are in memory at once; changes no bit on a CPU
+    # coordinates whose signs are in memory at once, on a GPU at least; changes no bit on a CPU
+    chunk: int = 2**18
 
     def __post_init__(self) -> None:
         _positive(num_dims=self.num_dims, chunk=self.chunk)
@@ -105,7 +107,7 @@ class CountSketch:
         """Return the sketch where calls are dear and memory is not: the same sums, reordered."""
         total = flat.new_zeros(len(flat), self.num_dims, dtype=_sum_dtype(flat))
         place = torch.arange(self.num_dims, device=flat.device)
-        chunk = max(self.chunk, AT_ONCE // max(1, len(flat)))
+        chunk = max(self.chunk, min(PLACES, AT_ONCE // max(1, len(flat))))
         for start, sign, shifts in self._chunks(name, flat, chunk):
             segments = flat[:, start : start + len(sign)].to(total.dtype) * sign
             missing = len(shifts) * self.num_dims - len(sign)

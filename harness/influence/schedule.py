@@ -38,8 +38,8 @@ class Schedule:
 
     every: Interval = "auto"
     """Steps between refreshes; the first comes after this many. "auto": the fewest at which
-    a refresh is a sixtieth of training's operations (harness/influence/interval.py), and at most
-    half the run."""
+    a refresh is a sixtieth of training's operations (harness/influence/interval.py; less on a GPU),
+    and at most half the run."""
     rows: Count = 16
     """Candidate rows scored per domain at a refresh, off the training stream: a domain of little
     weight is known as well as any. Training has no losses of these rows, nor any at parameters that

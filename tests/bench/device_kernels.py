@@ -40,14 +40,16 @@ def determinism(size: Size, name: str, device: str, steps: int) -> Iterator[Line
     """Time eager steps with PyTorch's deterministic algorithms, as runs have them, and without."""
     loop = device_loop(size, device)
     found = {}
-    for is_on in (True, False):
-        torch.use_deterministic_algorithms(is_on)
-        for _ in range(3):
-            loop.step()
-        found[is_on] = seconds_of(loop.step, device, 3, steps)
-        yield from of_steps(loop, f"{name}, eager, {'' if is_on else 'not '}deterministic", 3)
-    torch.use_deterministic_algorithms(True)
-    loop.close()
+    try:
+        for is_on in (True, False):
+            torch.use_deterministic_algorithms(is_on)
+            for _ in range(3):
+                loop.step()
+            found[is_on] = seconds_of(loop.step, device, 3, steps)
+            yield from of_steps(loop, f"{name}, eager, {'' if is_on else 'not '}deterministic", 3)
+    finally:  # also when the part's time is up
+        torch.use_deterministic_algorithms(True)
+        loop.close()
     yield {
         "what": f"{name}, eager: deterministic / not",
         "figure": round(found[True] / found[False], 4),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +64,19 @@ def ranks(folder: Path, device: str) -> Iterator[dict[str, Any]]:
     spec.write_text(SPEC.replace("DEVICE", device).replace("PRECISION", precision))
     begun, found = time.monotonic(), {}
     started = {how: _started(folder / how, spec, *parts) for how, parts in HOWS.items()}
-    for how, process in started.items():
-        _, errors = process.communicate(timeout=150)
-        found[how] = _records(folder / how)
-        line = {"code": process.returncode, "seconds": round(time.monotonic() - begun, 1)}
-        if process.returncode:
-            line["error"] = " ".join(errors.split())[-400:]
-        yield {"what": f"ranks: {how}", **line, **_apart(found["alone"], found[how])}
+    try:
+        for how, process in started.items():
+            _, errors = process.communicate(timeout=150)
+            found[how] = _records(folder / how)
+            line = {"code": process.returncode, "seconds": round(time.monotonic() - begun, 1)}
+            if process.returncode:
+                line["error"] = " ".join(errors.split())[-400:]
+            yield {"what": f"ranks: {how}", **line, **_apart(found["alone"], found[how])}
+    finally:  # nothing is left on the device for the next part
+        for process in started.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _started(out: Path, spec: Path, launch: list[str], flags: list[str]) -> subprocess.Popen[str]:
@@ -80,6 +88,7 @@ def _started(out: Path, spec: Path, launch: list[str], flags: list[str]) -> subp
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # so that torchrun and its rank end together
     )
 
 
@@ -92,16 +101,21 @@ def _records(out: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Tell how far the losses and weights of runs of the same ids are apart."""
+    """Tell how many runs have the same records but for their seconds, and how far steps differ."""
     losses, weights = [0.0], [0.0]
     for run_id in one.keys() & other.keys():
         for a, b in zip(one[run_id], other[run_id], strict=False):
-            if a["kind"] == "step":
+            if a["kind"] == b["kind"] == "step":
                 losses.append(abs(a["loss"] - b["loss"]))
                 weights += [abs(x - y) for x, y in zip(a["weights"], b["weights"], strict=True)]
     return {
         "runs": len(other),
         "of": len(one),
+        "equal": sum(_timeless(one[i]) == _timeless(other.get(i, [])) for i in one),
         "losses_apart": max(losses),
         "weights_apart": max(weights),
     }
+
+
+def _timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]

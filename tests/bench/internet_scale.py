@@ -16,7 +16,7 @@ from baselines.influence import Influence
 from baselines.shearing import Shearing
 from harness.corpus.near_duplicates import NUM_PERM
 from harness.grid import POLL_SECONDS
-from harness.influence.interval import passes, steps_between
+from harness.influence.interval import exact_trial, passes, steps_between
 from harness.leases.leases import BEATS, GRACE_SECONDS
 
 DAY, GB, TB = 86_400, 1e9, 1e12
@@ -58,8 +58,9 @@ class Assumed:
     small_proxy_tokens: float = 1e9
     text_rate: float = 52e6
     """Bytes of text a second that one machine tokenises on two cores: RESULTS.md, the least."""
-    build_memory: float = 4.0
-    """Times the kept text that a corpus takes in memory while it is built."""
+    document_memory: float = 1100.0
+    """Bytes that a document takes in memory while its corpus is built, the signature among them:
+    `python -m tests.bench.run --only corpus_memory`, the more of its two."""
     node_cores: int = 96
     eigen_rate: float = 1e12
     """Operations a second of a GPU in a float32 eigendecomposition."""
@@ -144,11 +145,12 @@ def data(a: Assumed) -> Iterator[Line]:
     batch = a.rows * (a.context + 1) * 2
     yield "text", f"{text / TB:.0f} TB, {documents:.1e} documents"
     yield "tokens on disk, uint16", f"{a.tokens * 2 / TB:.0f} TB"
-    yield "in memory while one process builds the corpus", f"{a.build_memory * text / TB:.0f} TB"
+    held = documents * a.document_memory
+    yield "in memory while one process builds the corpus", f"{held / TB:.2f} TB"
+    yield "... of it MinHash signatures", f"{documents * NUM_PERM * 4 / TB:.2f} TB"
     yield "tokenising, one machine of two cores", f"{text / a.text_rate / 3600:.1f} hours"
     share = text / (a.text_rate * a.node_cores / 2 * a.nodes)
     yield f"... on all cores of {a.nodes} nodes", f"{share:.0f} seconds"
-    yield "MinHash signatures in memory", f"{documents * NUM_PERM * 4 / TB:.2f} TB"
     yield "documents.jsonl", f"{documents * line / GB:.0f} GB"
     yield "order of a domain's rows in memory", f"{rows * 8 / 1e6:.0f} MB a domain and rank"
     yield "rows of a step, read by every node", f"{batch / 1e6:.1f} MB"
@@ -183,8 +185,10 @@ def methods(a: Assumed) -> Iterator[Line]:
 
     small = 512 * proxy(6, a.small_proxy, a.small_proxy_tokens)
     ours = Influence()
-    taken = passes(ours, a.domains, 1)
-    by_formula = steps_between(taken, a.rows, a.steps)
+    priced = passes(ours, a.domains, 1, fast_bfloat16=True)
+    counted = exact_trial(ours.estimator.check_rows, float32=1)  # type: ignore[union-attr]
+    taken = priced._replace(trial=counted)  # operations, whatever they are computed in
+    by_formula = steps_between(priced, a.rows, a.steps)
     round_rows = 32 * a.domains
     yield "static, temperature, UniMax, ODM, ADO", "0 (ADO: seconds of CPU a fit)"
     size = f"{a.proxy / 1e6:.0f}M, {a.proxy_tokens / 1e9:.0f}G tokens"
@@ -206,9 +210,9 @@ def methods(a: Assumed) -> Iterator[Line]:
         yield f"influence, directional, every {every} steps", f"{share:.2%}"
     yield "... row-forwards of a refresh against a step", f"{taken.total / (3 * a.rows):.1%}"
     for kind in ("group", "jvp_landmark", "hidden_landmark", "ekfac", "influcoder"):
-        priced = passes(Influence(estimator=kind), a.domains, 1).total
+        fitted = passes(Influence(estimator=kind), a.domains, 1).total
         what = f"influence, {kind} fitted anew, every {a.refresh_every} steps"
-        yield what, f"{priced / (3 * a.rows * a.refresh_every):.2%}"
+        yield what, f"{fitted / (3 * a.rows * a.refresh_every):.2%}"
     hops = f"{a.steps / by_formula:,.0f}"
     yield (
         f"... refreshes of a run, by the formula and every {a.refresh_every}",

@@ -57,12 +57,14 @@ else:
 store = open_corpus(Corpus(domains=domains), Path(tempfile.mkdtemp()))
 text = sum(facts["bytes_kept"] for facts in store.manifest["domains"].values())
 status = Path("/proc/self/status").read_text().splitlines()
-print(text, next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024)
+count = sum(facts["documents_kept"] for facts in store.manifest["domains"].values())
+peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+print(text, peak, count)
 """
 
 
 def corpus_memory() -> Iterator[Row]:
-    """Measure the peak of building a small and a larger corpus, and what a byte of text adds."""
+    """Measure the peak of building a small and a larger corpus, and what more text adds."""
     folder = Path(tempfile.mkdtemp())
     words = [str(_words(folder / f"{size}.jsonl", size)) for size in (30_000_000, 120_000_000)]
     kinds = {
@@ -70,17 +72,19 @@ def corpus_memory() -> Iterator[Row]:
         "invented words, documents of 6 kB": words,
     }
     for kind, given in kinds.items():
-        (text, low), (more, high) = map(_built, given)
-        slope = (high - low) * 2**20 / (more - text)
+        (text, low, few), (more, high, many) = map(_built, given)
+        added = (high - low) * 2**20
         spread = f"{low:.0f} MiB at {text / 1e6:.0f} MB, {high:.0f} at {more / 1e6:.0f}"
-        yield f"bytes of memory for a byte more of text, built: {kind}", f"{slope:.2f}", spread, ""
+        yield f"memory of a corpus's build: {kind}", f"{added / (more - text):.2f} B", spread, ""
+        each = f"{many - few:,.0f} documents more"
+        yield "... the same, for a document more", f"{added / (many - few):.0f} B", each, ""
 
 
-def _built(given: str) -> tuple[float, float]:
-    """Return the bytes of the text and the peak, in MiB."""
+def _built(given: str) -> tuple[float, float, float]:
+    """Return the bytes of the text, the peak in MiB, and the number of documents."""
     command = [sys.executable, "-c", BUILD, given]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return float(told[0]), float(told[1])
+    return float(told[0]), float(told[1]), float(told[2])
 
 
 def _words(path: Path, size: int) -> Path:

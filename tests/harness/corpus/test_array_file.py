@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.corpus import array_file
-from harness.corpus.array_file import ArrayFile
+from harness.corpus.array_file import new_array
 
 PIECES = st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=9), max_size=6)
 
@@ -29,7 +31,7 @@ def saved(array: Any) -> bytes:
 def test_pieces_are_one_array(tmp_path: Path, dtype: Any, sizes: tuple[int, ...]) -> None:
     """Of any type, also of no number at all."""
     pieces = [np.arange(size).astype(dtype) for size in sizes]
-    with ArrayFile(tmp_path / "a.npy", dtype) as file:
+    with new_array(tmp_path / "a.npy", dtype) as file:
         for piece in pieces:
             file.add(piece)
 
@@ -49,7 +51,7 @@ def test_a_wider_piece_makes_all_of_it_wider(
         np.array(some, np.uint32 if max(some, default=0) > 65_535 else np.uint16)
         for some in numbers
     ]
-    with pytest.MonkeyPatch.context() as patch, ArrayFile(path, np.uint16) as file:
+    with pytest.MonkeyPatch.context() as patch, new_array(path, np.uint16) as file:
         patch.setattr(array_file, "COPIED", copied)
         for piece in pieces:
             file.add(piece)
@@ -61,5 +63,25 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     """A folder that is built is empty."""
     (tmp_path / "a.npy").touch()
 
-    with pytest.raises(FileExistsError, match=r"a\.npy"):
-        ArrayFile(tmp_path / "a.npy", np.uint16)
+    with (
+        pytest.raises(FileExistsError, match=r"a\.npy"),
+        new_array(tmp_path / "a.npy", np.uint16),
+    ):
+        pass
+
+
+def test_a_full_disk_is_told_with_the_files_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's error names nothing."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*a\.npy'"),
+        new_array(tmp_path / "a.npy", np.uint16) as file,
+    ):
+        file.add(np.zeros(3, np.uint16))

@@ -13,6 +13,7 @@ from harness.corpus.bounded import read_capped
 from harness.corpus.documents import Document, hash_key
 from harness.corpus.sources import Source
 from harness.corpus.splitting import cap
+from harness.corpus.spool import Spool
 
 WORDS = st.text("ab ", max_size=40)
 SPLITS = st.sampled_from([None, "train", "heldout"])
@@ -31,8 +32,14 @@ def test_what_is_kept_is_what_the_cap_keeps_of_everything(
     whole = [document for document in documents if document.text.strip()]
 
     read = read_capped(Source("test-1", "none", lambda: iter(documents)), max_bytes)
+    with Spool() as spool:
+        spooled = read_capped(
+            Source("test-1", "none", lambda: iter(documents)), max_bytes, spool=spool
+        )
+        texts = [document.text for document in spooled.kept]
 
     assert read.kept == cap(whole, max_bytes)
+    assert texts == [document.text for document in read.kept]
     assert (read.num_read, read.num_blank) == (len(documents), len(documents) - len(whole))
 
 
@@ -46,10 +53,12 @@ def test_a_group_that_turns_out_to_begin_shorter_makes_room_again() -> None:
         Document(short, group, "z"),
     ]
 
-    read = read_capped(Source("test-1", "none", lambda: iter(documents)), 240)
+    with Spool() as spool:
+        read = read_capped(Source("test-1", "none", lambda: iter(documents)), 240, spool=spool)
 
-    assert read.kept == cap(documents, 240)
-    assert documents[1] in read.kept
+        assert [d.name for d in read.kept] == [d.name for d in cap(documents, 240)]
+        assert documents[1].name in [d.name for d in read.kept]
+        assert spool.size == sum(d.num_bytes for d in documents)  # once, though it was read twice
 
 
 @pytest.mark.parametrize("groups", [20_000, 5])
@@ -60,11 +69,14 @@ def test_a_long_stream_is_never_held(groups: int) -> None:
         for n in range(20_000):
             yield Document(f"row {n}", f"group {n % groups}", f"{n} " + "word " * 600)
 
-    tracemalloc.start()
-    read = read_capped(Source("test-1", "none", stream), 200_000)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with Spool() as spool:
+        tracemalloc.start()
+        read = read_capped(Source("test-1", "none", stream), 200_000, spool=spool)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        on_disk = spool.size
 
     assert read.num_read == 20_000
+    assert on_disk < 12_000_000  # what came in and had to go again is there too
     assert 200_000 <= sum(document.num_bytes for document in read.kept) < 204_000
     assert peak < 6_000_000

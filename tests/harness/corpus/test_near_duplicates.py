@@ -14,11 +14,20 @@ from hypothesis import strategies as st
 
 from harness.corpus import near_duplicates, open_corpus
 from harness.corpus.documents import SPLITS, STRICTEST_FIRST, Document, Placed
-from harness.corpus.near_duplicates import clusters, shingles, survivors
+from harness.corpus.near_duplicates import shingles, survivors
+from harness.corpus.spool import Spool
 from harness.errors import SpecError
 from harness.spec import Corpus, Splits, SyntheticDomain, Tokenizer
 
 Plant = Callable[[dict[str, Iterable[Document]]], None]
+
+
+def clusters(texts: list[str], threshold: float) -> list[int]:
+    """Return what a corpus makes of the texts; nothing stays on the disk."""
+    with Spool() as spool:
+        found = near_duplicates.clusters(texts, threshold, spool)
+        assert spool.size == 0
+    return found
 
 
 def prose(seed: int, num_words: int = 100) -> list[str]:
@@ -106,7 +115,8 @@ def test_one_copy_stays_and_it_is_in_the_strictest_split(
         for i, (domain, split, seed, shout) in enumerate(entries)
     ]
 
-    verdicts = survivors(placed, 0.8)
+    with Spool() as spool:
+        verdicts = survivors(placed, 0.8, spool)
 
     for seed in range(6):
         mine = [i for i, entry in enumerate(entries) if entry[2] == seed]
@@ -164,13 +174,13 @@ def test_a_pair_that_is_not_alike_enough_is_compared_once(monkeypatch: pytest.Mo
     """It shares many bands; to compare sets is what takes the time."""
     common = prose(1, 300)
     texts = [" ".join([*common, *prose(seed, 80)]) for seed in range(2, 14)]
-    compared: list[frozenset[bytes]] = []
+    compared: list[frozenset[int]] = []
 
-    def refuse(a: Any, b: Any, threshold: float) -> bool:
-        compared.append(frozenset([a.tobytes(), b.tobytes()]))
+    def refuse(sets: Any, i: int, j: int, threshold: float) -> bool:
+        compared.append(frozenset([i, j]))
         return False
 
-    monkeypatch.setattr(near_duplicates, "_similar", refuse)
+    monkeypatch.setattr(near_duplicates._Sets, "similar", refuse)
 
     assert clusters(texts, 0.8) == list(range(12))
     assert len(compared) > 20

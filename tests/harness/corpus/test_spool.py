@@ -1,4 +1,4 @@
-"""Texts that are put aside come back as they were, and a disk that is full says where."""
+"""TextsOf that are put aside come back as they were, and a disk that is full says where."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.corpus.documents import Document, Texts
+from harness.corpus.documents import Document, TextsOf
 from harness.corpus.spool import Spool, SpoolError
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=12)
@@ -26,14 +26,14 @@ def test_a_document_is_what_it_was(
         Document(f"d{i}", "g", text, None, min(2, len(text))) for i, text in enumerate(texts)
     ]
     with Spool(tmp_path_factory.mktemp("spool")) as spool:
-        kept = [spool.kept(document) for document in documents]
+        kept = [spool.put(document) for document in documents]
         order = data.draw(st.permutations(range(len(kept))))
 
         assert [kept[i].text for i in order] == [texts[i] for i in order]
         for one, other in zip(kept, documents, strict=True):
             facts = ("name", "group", "split", "prompt_chars", "num_bytes", "sha256")
             assert [getattr(one, f) for f in facts] == [getattr(other, f) for f in facts]
-        late = spool.kept(Document("late", "g", "the last"))
+        late = spool.put(Document("late", "g", "the last"))
         assert late.text == "the last"
         assert [one.text for one in kept] == texts
 
@@ -41,7 +41,7 @@ def test_a_document_is_what_it_was(
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """The file has no name, so that a killed builder leaves none either."""
     with Spool(tmp_path) as spool:
-        spool.kept(Document("a", "g", "text"))
+        spool.put(Document("a", "g", "text"))
 
         assert list(tmp_path.iterdir()) == []
 
@@ -58,8 +58,26 @@ def test_a_full_disk_is_not_the_sources_fault(
         monkeypatch.setattr(os, "write", full)
 
         with pytest.raises(SpoolError, match=f"No space left on device: '{tmp_path}'") as caught:
-            spool.kept(Document("a", "g", "text"))
+            spool.put(Document("a", "g", "text"))
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_bytes_that_come_and_go_in_small_parts_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may write or read fewer than it was asked; where there are none, that is said."""
+    write, read = os.write, os.pread
+    with Spool(tmp_path) as spool, monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, raw: write(file, raw[:3]))
+        patch.setattr(os, "pread", lambda file, size, start: read(file, min(size, 2), start))
+        start = spool.add(b"first") + spool.add(b"the second")
+
+        assert (start, spool.read(start, 10)) == (5, b"the second")
+        with pytest.raises(SpoolError, match="what was put aside is not there"):
+            spool.read(start, 11)
+        spool.rewind(5)
+        assert spool.add(b"other") == 5
+        assert spool.read(0, spool.size) == b"firstother"
 
 
 def test_texts_are_taken_one_by_one_or_in_slices() -> None:
@@ -71,8 +89,8 @@ def test_texts_are_taken_one_by_one_or_in_slices() -> None:
         asked.append(document.name)
         return document.text[0]
 
-    assert list(Texts(documents)) == ["one", "two", "three"]
-    assert Texts(documents)[1:] == ["two", "three"]
-    firsts = Texts(documents, first)
+    assert list(TextsOf(documents)) == ["one", "two", "three"]
+    assert TextsOf(documents)[1:] == ["two", "three"]
+    firsts = TextsOf(documents, first)
     assert (len(firsts), asked) == (3, [])
     assert (firsts[2], asked) == ("t", ["2"])

@@ -16,7 +16,7 @@ from harness.influence import directional, directional_estimator, directional_fo
 from harness.influence.derivatives import by_forward_mode, by_hooks, eager_twin, plain_product
 from harness.influence.directional import adam_scale, norm, preconditioned
 from harness.influence.directional_estimator import Directional
-from harness.influence.directional_forms import FORMS, check_rows, exact_form
+from harness.influence.directional_forms import FORMS, check_rows, choose_form, exact_form
 from harness.model import token_losses
 from harness.spec import Model
 from harness.testing import EstimatorContract
@@ -265,6 +265,22 @@ def test_on_a_gpu_that_trains_in_bfloat16_the_exact_form_comes_first(
     again = estimator.score(view, estimator.prepare(view, {}, query), rows)
     assert len(tried) == 1
     assert (again.about["form"], again.about["step_disagreement"]) == ("vector", [0.7])
+    holds = directional.CheckedStep(1e-3, 1e-3, disagreement=0.01)
+    monkeypatch.setattr(directional_forms, "checked_step", lambda *_: holds)
+    stepped = estimator.score(view, estimator.prepare(view, {}, query), rows)
+    assert (stepped.about["form"], stepped.about["relative_step"]) == ("one_sided", [1e-3])
+
+
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_a_direction_of_no_length_is_refused_whatever_is_tried_first(
+    view: RunView, is_fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores of zero would look like a finding."""
+    monkeypatch.setattr(directional_forms, "has_fast_bfloat16", lambda *_: is_fast)
+    nothing = {name: torch.zeros_like(p) for name, p in view.model.named_parameters()}
+
+    with pytest.raises(FloatingPointError, match="the probe direction has norm 0"):
+        choose_form(view, check_rows(view, 4), nothing, "one_sided", "float32", 16)
 
 
 class Odd(nn.Linear):

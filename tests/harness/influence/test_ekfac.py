@@ -508,7 +508,7 @@ def test_without_kronfluence_the_error_says_what_to_install(
 
 
 def test_bfloat16_changes_little(view: RunView) -> None:
-    """The network in bfloat16, factors and products in float32."""
+    """The network in bfloat16, factors in float32."""
     estimator = Ekfac(fitter="hooks", strategy="kfac", labels="empirical", **LAST_MLP)
     rows, query, pool = view.candidates(4), view.probes(1), view.candidates(4)
     wanted = total(estimator, view, estimator.fit(view, pool), rows, query)

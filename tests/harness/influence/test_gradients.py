@@ -249,14 +249,17 @@ def test_sum_and_mean_convert_into_each_other(view: RunView) -> None:
         with_reduction(Group().score(view, state, rows), rows, "sum")
 
 
-def test_bfloat16_ranks_as_float32_does(view: RunView) -> None:
-    """The network in bfloat16, dot products in float32."""
+@pytest.mark.parametrize("queries", ["each", "mean"])
+def test_bfloat16_ranks_as_float32_does(view: RunView, queries: Any) -> None:
+    """The network in bfloat16, and with a single query the products too."""
     rows, query = some(view)
-    exact = scores(GradDot(preconditioner="none"), view, rows, query)
+    how: Any = {"preconditioner": "none", "queries": queries, "modules": ("all",)}
+    exact = scores(GradDot(**how), view, rows, query)
 
-    rough = scores(GradDot(preconditioner="none", precision="bfloat16"), view, rows, query)
+    rough = scores(GradDot(precision="bfloat16", **how), view, rows, query)
 
     assert torch.corrcoef(torch.stack([exact.flatten(), rough.flatten()]))[0, 1] > 0.999
+    assert float((exact - rough).norm() / exact.norm()) < 0.02
     assert not torch.equal(exact, rough)
 
 

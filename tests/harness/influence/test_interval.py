@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from baselines.influence import Influence
+from harness.influence import schedule
 from harness.influence.estimators import ESTIMATORS
 from harness.influence.interval import FORWARDS, Passes, passes, reason, steps_between
 from harness.influence.rebalancing import refresh
@@ -105,3 +106,16 @@ def test_the_trial_counts_where_there_is_one(view: RunView) -> None:
     forward = replace(plan, estimator=replace(plan.estimator, difference="forward"))  # type: ignore[call-arg]
 
     assert (passes(plan, 3, 1).trial, passes(forward, 3, 1).trial) == (32, 0)
+
+
+@pytest.mark.parametrize(("is_fast", "wanted"), [(False, 32), (True, 282)])
+def test_a_run_is_priced_by_what_it_trains_in_and_on(
+    is_fast: bool, wanted: int, view: RunView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note has the formula that was used."""
+    monkeypatch.setattr(schedule, "has_fast_bfloat16", lambda _: is_fast)
+
+    noted = replace(view, notes=[])
+    Influence().interval(noted, {}, bends=False)
+
+    assert f"trial {wanted})" in noted.notes[0]["values"]["reason"]

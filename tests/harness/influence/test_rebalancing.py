@@ -106,6 +106,17 @@ def test_an_exact_estimator_agrees_with_the_exact_one(view: RunView) -> None:
     assert 1.0 < ratio < 15 / 12
 
 
+def test_exact_scores_are_of_what_the_run_trains_by(view: RunView) -> None:
+    """In bfloat16 where it trains in it, which is on record, and hardly another order."""
+    half = replace(view, precision="bfloat16")
+    fine, rough = (refresh(v, {}, Plan(fidelity_rows=8), 0).fidelity for v in (view, half))
+
+    assert (fine["exact_precision"], rough["exact_precision"]) == ("float32", "bfloat16")
+    assert fine["spearman"] == 1.0
+    assert 0.98 < float(rough["spearman"]) <= 1.0  # type: ignore[arg-type]
+    assert rough["exact_scores"] != fine["exact_scores"]
+
+
 def test_comparisons_come_every_so_many_refreshes(view: RunView) -> None:
     """The first and each second after it; none where none is asked for."""
     compared = [bool(refresh(view, {}, Plan(), n).fidelity) for n in range(4)]
