@@ -26,10 +26,9 @@ Their standard errors are recorded; `standardize = false` keeps the scores' own 
 Needs: probe rows of the target. Cost: at each refresh, by the defaults, a gradient on the probe
 rows and two forward passes of every candidate. Defaults: 16 candidate rows per domain, 32 probe
 rows per target domain, softmax at temperature 1, floor .02; `every = "auto"` trains on 20 times as
-many rows as a refresh takes forward passes (five domains, 16 rows a step: every 360 steps; in
-bfloat16 on a GPU, where the exact form is taken and its trial is dear, every 773), or for half of a
-shorter run, at a higher price. Deviations: first order unless `second_order`; candidates are drawn
-uniformly from each domain, off the training stream.
+many rows as a refresh takes forward passes (five domains, 16 rows a step: every 360 steps, 773 in
+bfloat16 on a GPU), or for half of a shorter run, at a higher price. Deviations: first order unless
+`second_order`; candidates are drawn uniformly from each domain, off the training stream.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Assumed:
     small_proxy_tokens: float = 1e9
     text_rate: float = 52e6
     """Bytes of text a second that one machine tokenises on two cores: RESULTS.md, the least."""
-    document_memory: float = 1100.0
+    document_memory: float = 1351.0
     """Bytes that a document takes in memory while its corpus is built, the signature among them:
     `python -m tests.bench.run --only corpus_memory`, the more of its two."""
     node_cores: int = 96
