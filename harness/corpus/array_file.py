@@ -60,10 +60,12 @@ class ArrayFile:
 @contextmanager
 def new_array(path: Path, dtype: DTypeLike) -> Iterator[ArrayFile]:
     """Open a new file, complete and on the disk when the block ends; an OSError names it."""
-    with path.open("x+b") as file:
-        array = ArrayFile(file, dtype)
-        yield array
-        try:
+    try:
+        with path.open("x+b") as file:
+            array = ArrayFile(file, dtype)
+            yield array
             array.finish()
-        except OSError as error:  # what a full disk says names nothing
-            raise OSError(error.errno, error.strerror, str(path)) from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's has none

@@ -113,7 +113,11 @@ class _Split:
         place = -int.from_bytes(hash_key(document.group))
         if self.border is not None and place <= self.border:
             return
-        if document.group not in self.groups:
+        is_new = document.group not in self.groups
+        if is_new and self.filled >= self.room and place < self.last[0][0]:
+            self.border = place  # it would have to go at once
+            return
+        if is_new:
             self.groups[document.group] = _Group(self.room, self.hold)
             heapq.heappush(self.last, (place, document.group))
             self.least[document.group] = document.num_bytes

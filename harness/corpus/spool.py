@@ -2,13 +2,15 @@
 
 A spool is a file without a name beside the corpus that is built: it is gone when its process is,
 however that ends. What stands in it is read again wherever it is needed, a handful of times. The
-price is as much more of the disk, and of a source under a cap also what came in and had to go when
-something better came.
+price is the disk: the text once more, two thirds of it again while near-duplicates are looked for,
+and of a source under a cap also what came in and had to go when something better came.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Self
@@ -39,11 +41,9 @@ class Spool:
     def add(self, raw: bytes) -> int:
         """Put bytes at the end, and return where they start."""
         left, start = memoryview(raw), self.size
-        try:
+        with self._told():
             while left:
                 left = left[os.write(self._file.fileno(), left) :]
-        except OSError as error:
-            raise SpoolError(error.errno, error.strerror, str(self.folder)) from error
         self.size += len(raw)
         return start
 
@@ -51,7 +51,8 @@ class Spool:
         """Return `size` bytes from `start` on."""
         parts = []
         while size:
-            parts.append(os.pread(self._file.fileno(), size, start))
+            with self._told():
+                parts.append(os.pread(self._file.fileno(), size, start))
             if not parts[-1]:
                 raise SpoolError(None, "what was put aside is not there", str(self.folder))
             start, size = start + len(parts[-1]), size - len(parts[-1])
@@ -59,9 +60,17 @@ class Spool:
 
     def rewind(self, size: int) -> None:
         """Forget what came after the first `size` bytes."""
-        self._file.truncate(size)
-        self._file.seek(size)
+        with self._told():
+            os.ftruncate(self._file.fileno(), size)
+            os.lseek(self._file.fileno(), size, os.SEEK_SET)
         self.size = size
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SpoolError(error.errno, error.strerror, str(self.folder)) from error
 
     def put(self, document: Document) -> Document:
         """Return the document, whose text is now here and not in memory."""

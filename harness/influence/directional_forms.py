@@ -98,12 +98,6 @@ def choose_form(
     return form
 
 
-def exact_form(view: View, rows: Batch, along: Direction, disagreement: float) -> Form:
-    """Return the form by hooks where it adds up to a plain backward pass, else forward mode."""
-    form = _by_modules(view, rows, along) or _by_duals(along)
-    return form._replace(disagreement=disagreement)
-
-
 def _by_modules(view: View, rows: Batch, along: Direction) -> Form | None:
     """Return the form by hooks, unless it does not add up to a plain backward pass.
 

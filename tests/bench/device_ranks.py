@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +72,12 @@ def ranks(folder: Path, device: str) -> Iterator[dict[str, Any]]:
             yield {"what": f"ranks: {how}", **line, **_apart(found["alone"], found[how])}
     finally:  # nothing is left on the device for the next part
         for process in started.values():
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.terminate()  # which torchrun hands on to its rank
+        for process in started.values():
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _started(out: Path, spec: Path, launch: list[str], flags: list[str]) -> subprocess.Popen[str]:
@@ -88,7 +89,6 @@ def _started(out: Path, spec: Path, launch: list[str], flags: list[str]) -> subp
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # so that torchrun and its rank end together
     )
 
 

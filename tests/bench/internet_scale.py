@@ -61,6 +61,8 @@ class Assumed:
     document_memory: float = 1351.0
     """Bytes that a document takes in memory while its corpus is built, the signature among them:
     `python -m tests.bench.run --only corpus_memory`, the more of its two."""
+    gram_bytes: float = 0.67
+    """Of the sets that near-duplicates are compared by, for one of text: 4 a word of 6 letters."""
     node_cores: int = 96
     eigen_rate: float = 1e12
     """Operations a second of a GPU in a float32 eigendecomposition."""
@@ -146,6 +148,8 @@ def data(a: Assumed) -> Iterator[Line]:
     yield "text", f"{text / TB:.0f} TB, {documents:.1e} documents"
     yield "tokens on disk, uint16", f"{a.tokens * 2 / TB:.0f} TB"
     held = documents * a.document_memory
+    grams = text * a.gram_bytes
+    yield "on the disk while it is built: text, sets of grams", f"{(text + grams) / TB:.1f} TB"
     yield "in memory while one process builds the corpus", f"{held / TB:.2f} TB"
     yield "... of it MinHash signatures", f"{documents * NUM_PERM * 4 / TB:.2f} TB"
     yield "tokenising, one machine of two cores", f"{text / a.text_rate / 3600:.1f} hours"

@@ -42,7 +42,7 @@ from tests.bench.worlds import loop_of
 loop_of(Path(sys.argv[1]), Static(), "nano", 64, 100, 1).step()
 """
 
-# Prints the bytes of a corpus's text and the most memory, in MiB, that its build has held.
+# Prints the bytes of a corpus's text, the most MiB that its build has held, and its documents.
 BUILD = """
 import sys, tempfile
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from harness.corpus import array_file
 from harness.corpus.array_file import new_array
 
+ROOT = Path(__file__).parents[3]
 PIECES = st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=9), max_size=6)
 
 
@@ -70,18 +71,28 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
         pass
 
 
-def test_a_full_disk_is_told_with_the_files_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The system's error names nothing."""
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from harness.corpus.array_file import new_array
 
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    with new_array(Path(sys.argv[1]), np.uint16) as file:
+        file.add(np.zeros(int(sys.argv[2]), np.uint16))
+except OSError as error:
+    print(error.filename)
+"""
 
-    monkeypatch.setattr(os, "fsync", full)
 
-    with (
-        pytest.raises(OSError, match=r"No space left on device: '.*a\.npy'"),
-        new_array(tmp_path / "a.npy", np.uint16) as file,
-    ):
-        file.add(np.zeros(3, np.uint16))
+@pytest.mark.parametrize("count", [3, 100_000])
+def test_a_disk_that_takes_no_more_is_told_with_the_files_name(tmp_path: Path, count: int) -> None:
+    """At the end, or in between: the system's error names nothing."""
+    path = str(tmp_path / "a.npy")
+    command = [sys.executable, "-c", FULL, path, str(count)]
+
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert told.stdout.strip() == path

@@ -1,4 +1,4 @@
-"""TextsOf that are put aside come back as they were, and a disk that is full says where."""
+"""Texts that are put aside come back as they were, and a disk that is full says where."""
 
 from __future__ import annotations
 
@@ -14,6 +14,27 @@ from harness.corpus.documents import Document, TextsOf
 from harness.corpus.spool import Spool, SpoolError
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=12)
+
+
+@pytest.mark.parametrize("call", ["write", "pread", "ftruncate"])
+def test_a_disk_that_fails_is_not_the_sources_fault(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the folder, and tells itself apart from one of reading."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Spool(tmp_path) as spool:
+        spool.add(b"text")
+        monkeypatch.setattr(os, call, full)
+
+        with pytest.raises(SpoolError, match=f"No space left on device: '{tmp_path}'") as caught:
+            {"write": spool.put, "pread": lambda _: spool.read(0, 4)}.get(
+                call, lambda _: spool.rewind(0)
+            )(Document("a", "g", "text"))
+        monkeypatch.undo()
+    assert caught.value.errno == errno.ENOSPC
 
 
 @given(texts=TEXTS, data=st.data())
@@ -44,22 +65,6 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         spool.put(Document("a", "g", "text"))
 
         assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_not_the_sources_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error names the folder, and tells itself apart from one of reading."""
-
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with Spool(tmp_path) as spool:
-        monkeypatch.setattr(os, "write", full)
-
-        with pytest.raises(SpoolError, match=f"No space left on device: '{tmp_path}'") as caught:
-            spool.put(Document("a", "g", "text"))
-    assert caught.value.errno == errno.ENOSPC
 
 
 def test_bytes_that_come_and_go_in_small_parts_are_whole(

@@ -16,7 +16,7 @@ from harness.influence import directional, directional_estimator, directional_fo
 from harness.influence.derivatives import by_forward_mode, by_hooks, eager_twin, plain_product
 from harness.influence.directional import adam_scale, norm, preconditioned
 from harness.influence.directional_estimator import Directional
-from harness.influence.directional_forms import FORMS, check_rows, choose_form, exact_form
+from harness.influence.directional_forms import FORMS, check_rows, choose_form
 from harness.model import token_losses
 from harness.spec import Model
 from harness.testing import EstimatorContract
@@ -206,14 +206,36 @@ class Scaled(nn.Module):
         return out
 
 
-def test_a_parameter_that_hooks_cannot_see_sends_the_form_to_forward_mode(view: RunView) -> None:
-    """The form by hooks is used where it adds up to a plain backward pass."""
-    rows = check_rows(view, 4)
-    odd = replace(view, model=Scaled(copy.deepcopy(view.model)))
-    for found, name in ((view, "vector"), (odd, "forward")):
-        along = found.gradient(rows)
+@pytest.mark.parametrize("is_fast", [False, True])
+@pytest.mark.parametrize("is_spread", [False, True])
+@pytest.mark.parametrize("holds", [False, True])
+def test_a_parameter_that_hooks_cannot_see_sends_the_form_to_forward_mode(
+    view: RunView, is_fast: bool, is_spread: bool, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless a step holds: then nobody asks. Spread over ranks there is no forward mode."""
+    step = directional.CheckedStep(1e-3, 1e-3, disagreement=0.01 if holds else 0.7)
+    monkeypatch.setattr(directional_forms, "checked_step", lambda *_: step)
+    monkeypatch.setattr(directional_forms, "has_fast_bfloat16", lambda _: is_fast)
+    half = replace(view, precision="bfloat16") if is_fast else view
+    rows, odd = check_rows(half, 4), replace(half, model=Scaled(copy.deepcopy(half.model)))
+    monkeypatch.setattr(directional_forms, "spread_product", directional_forms.plain_product)
+    monkeypatch.setattr(directional_forms, "_is_spread", lambda _: is_spread)
 
-        assert exact_form(found, rows, along, 1.0).name == name
+    def form_of(one: RunView) -> tuple[str, float]:
+        form = choose_form(one, rows, one.gradient(rows), "one_sided", "float32", 16)
+        return form.name, form.disagreement
+
+    if is_fast:
+        assert form_of(half) == ("vector_bfloat16", 0.0)
+    else:
+        assert form_of(half) == (("one_sided", 0.01) if holds else ("vector", 0.7))
+    if holds:
+        assert form_of(odd) == ("one_sided", 0.01)
+    elif is_spread:
+        with pytest.raises(ValueError, match="no product by modules is right here with parallel ="):
+            form_of(odd)
+    else:
+        assert form_of(odd) == ("forward", 0.7)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -277,10 +299,11 @@ def test_a_direction_of_no_length_is_refused_whatever_is_tried_first(
 ) -> None:
     """Scores of zero would look like a finding."""
     monkeypatch.setattr(directional_forms, "has_fast_bfloat16", lambda *_: is_fast)
+    half = replace(view, precision="bfloat16")  # in which zeros agree with zeros
     nothing = {name: torch.zeros_like(p) for name, p in view.model.named_parameters()}
 
     with pytest.raises(FloatingPointError, match="the probe direction has norm 0"):
-        choose_form(view, check_rows(view, 4), nothing, "one_sided", "float32", 16)
+        choose_form(half, check_rows(half, 4), nothing, "one_sided", "float32", 16)
 
 
 class Odd(nn.Linear):

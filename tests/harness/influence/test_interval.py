@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 
 from baselines.influence import Influence
-from harness.influence import schedule
+from harness.influence import directional_forms, schedule
+from harness.influence.directional_estimator import Directional
 from harness.influence.estimators import ESTIMATORS
-from harness.influence.interval import FORWARDS, Passes, passes, reason, steps_between
+from harness.influence.interval import (
+    FORWARDS,
+    Passes,
+    exact_trial,
+    passes,
+    reason,
+    steps_between,
+)
 from harness.influence.rebalancing import refresh
 from harness.view import RunView
 
@@ -98,6 +106,28 @@ def test_a_refresh_is_billed_no_more_than_it_is_priced(kind: str, view: RunView)
 
     billed = (view.spent - before) / view.row_flops.forward
     assert 0 < billed <= passes(plan, 3, 1).total
+
+
+@pytest.mark.parametrize("check_rows", [1, 4, 8])
+def test_the_exact_form_is_billed_what_it_is_priced(
+    check_rows: int, view: RunView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the ledger, which counts an operation once whatever it is computed in.
+
+    To 2 %: the backward pass of fused attention is two and a half forward passes, not two.
+    """
+    monkeypatch.setattr(directional_forms, "has_fast_bfloat16", lambda _: True)
+    half = replace(view, precision="bfloat16")
+    plan = Influence(estimator=Directional(check_rows=check_rows), rows=4, probe_rows=4)
+    plan = replace(plan, fidelity_every=0)
+    before = half.spent
+
+    found = refresh(half, {}, plan, 0)
+
+    assert found.about["form"] == "vector_bfloat16"
+    priced = passes(plan, 3, 1, fast_bfloat16=True)._replace(trial=exact_trial(check_rows, 1))
+    billed = (half.spent - before) / half.row_flops.forward
+    assert 0.9 * priced.total < billed <= 1.02 * priced.total
 
 
 def test_the_trial_counts_where_there_is_one(view: RunView) -> None:

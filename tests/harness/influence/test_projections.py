@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.influence import projections
 from harness.influence.counter_hash import integers, signs, words
 from harness.influence.projections import (
     CountSketch,
@@ -375,10 +376,14 @@ def test_bad_input_is_named() -> None:
         LoGra().project_factors("w", normal(2, 3, 4), normal(2, 5, 4))
 
 
+@pytest.mark.parametrize("bound", [("PLACES", 256), ("AT_ONCE", 3 * 256), ("PLACES", 2**23)])
 @pytest.mark.parametrize("count", [40, 64, 1000])
-def test_a_sketch_all_at_once_is_the_sketch(count: int) -> None:
+def test_a_sketch_all_at_once_is_the_sketch(
+    count: int, bound: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a GPU computes, a last segment cut short included: the same sums in another order."""
     rows = torch.randn(3, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    sketch = CountSketch(num_dims=64, seed=1, chunk=256)
+    sketch = CountSketch(num_dims=64, seed=1, chunk=64)
+    monkeypatch.setattr(projections, *bound)
 
     torch.testing.assert_close(sketch._projected_at_once("m", rows), sketch.project("m", rows))
