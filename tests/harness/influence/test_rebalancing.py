@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata
 
 from harness.api import Batch, Scores, State
+from harness.influence import fidelity
 from harness.influence.fidelity import compared, spearman
 from harness.influence.gradients import GradDot, Group
 from harness.influence.rebalancing import of_each, refresh, standard_errors
@@ -202,6 +208,24 @@ def test_rank_correlation_by_hand() -> None:
     tied = torch.tensor([0.0, 7.0, 7.0, 9.0])
     assert spearman(tied, rising) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
     assert spearman(torch.ones(4), rising) == 0.0
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30))
+def test_ranks_are_scipys(values: list[int]) -> None:
+    """Ties and all."""
+    found = fidelity._ranks(torch.tensor(values, dtype=torch.float64))
+
+    assert found.tolist() == rankdata(values).tolist()
+
+
+def test_a_run_is_not_billed_for_the_import_of_statistics() -> None:
+    """It takes a second, which a first refresh would be billed."""
+    code = "import sys, torch; from harness.influence.fidelity import spearman; "
+    code += "spearman(torch.arange(3.0), torch.arange(3.0)); print('scipy' in sys.modules)"
+
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert told.stdout.strip() == "False"
 
 
 def test_standard_errors_by_hand() -> None:
