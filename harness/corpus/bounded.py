@@ -20,8 +20,6 @@ from harness.corpus.sources import Source
 from harness.corpus.splitting import cap
 from harness.corpus.spool import Spool
 
-Hold = Callable[[Document], Document]  # what is kept of a document that may stay
-
 
 @dataclass
 class Reading:
@@ -37,33 +35,27 @@ class Reading:
 def read_capped(
     source: Source,
     max_bytes: int | None,
+    spool: Spool,
     progress: Callable[[str], None] = lambda _: None,
-    spool: Spool | None = None,
 ) -> Reading:
     """Return the documents that `cap` keeps of those of a source that say something.
 
-    With a spool, the texts of those that may be kept are there and not in memory.
+    Texts of those that may be kept are in the spool, and not in memory.
     """
-    hold = _as_it_is if spool is None else spool.put
-    room, begin = max_bytes, 0 if spool is None else spool.size
+    room, begin = max_bytes, spool.size
     while True:
         reading = Reading()
         whole = _counted(source.read(), reading)
         if room is None or max_bytes is None:
-            reading.kept = cap(list(map(hold, whole)), None)
+            reading.kept = cap(list(map(spool.put, whole)), None)
             return reading
-        first = _first_groups(whole, room, hold)
+        first = _first_groups(whole, room, spool)
         if first.is_whole or first.is_enough(max_bytes):
             reading.kept = cap(first.documents(), max_bytes, reading.sizes)
             return reading
         room *= 4
-        if spool is not None:
-            spool.rewind(begin)
+        spool.rewind(begin)
         progress(f"corpus: reading {source.fingerprint} again, with room for {room:,} bytes")
-
-
-def _as_it_is(document: Document) -> Document:
-    return document
 
 
 def _counted(documents: Iterable[Document], reading: Reading) -> Iterator[Document]:
@@ -83,7 +75,7 @@ class _Group:
     """The documents of a group that the cap may keep: the first in its order that fill `room`."""
 
     room: int
-    hold: Hold
+    spool: Spool
     held: list[tuple[int, int, Document]] = field(default_factory=list)  # a heap, the last on top
     filled: int = 0
 
@@ -91,7 +83,7 @@ class _Group:
         place = -int.from_bytes(hash_key(document.name))
         if self.filled >= self.room and (place, number) < self.held[0][:2]:
             return  # it would have to go at once
-        heapq.heappush(self.held, (place, number, self.hold(document)))
+        heapq.heappush(self.held, (place, number, self.spool.put(document)))
         self.filled += document.num_bytes
         while self.filled - self.held[0][2].num_bytes >= self.room:
             self.filled -= heapq.heappop(self.held)[2].num_bytes
@@ -102,7 +94,7 @@ class _Split:
     """The first groups of one split: as many as fill `room`, by the least document of each."""
 
     room: int
-    hold: Hold
+    spool: Spool
     groups: dict[str, _Group] = field(default_factory=dict)
     least: dict[str, int] = field(default_factory=dict)
     last: list[tuple[int, str]] = field(default_factory=list)  # a heap, the last group on top
@@ -118,7 +110,7 @@ class _Split:
             self.border = place  # it would have to go at once
             return
         if is_new:
-            self.groups[document.group] = _Group(self.room, self.hold)
+            self.groups[document.group] = _Group(self.room, self.spool)
             heapq.heappush(self.last, (place, document.group))
             self.least[document.group] = document.num_bytes
             self.filled += document.num_bytes
@@ -152,11 +144,11 @@ class _First:
         return [document for _, document in sorted(numbered, key=itemgetter(0))]
 
 
-def _first_groups(documents: Iterable[Document], room: int, hold: Hold) -> _First:
+def _first_groups(documents: Iterable[Document], room: int, spool: Spool) -> _First:
     found = _First({})
     for number, document in enumerate(documents):
         key = document.split or ""
         if key not in found.splits:
-            found.splits[key] = _Split(room, hold)
+            found.splits[key] = _Split(room, spool)
         found.splits[key].add(number, document)
     return found

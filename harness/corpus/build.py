@@ -101,7 +101,7 @@ def _read(
     domain = spec.domains[name]
     limit = None if isinstance(domain, SyntheticDomain) else domain.max_bytes
     try:
-        read = read_capped(source, limit, progress, spool)
+        read = read_capped(source, limit, spool, progress)
     except SpoolError:
         raise
     except OSError as error:

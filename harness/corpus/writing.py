@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -55,7 +56,7 @@ class _Stream:
     def __init__(self, folder: Path, domain: str, split: str, documents: list[Document]) -> None:
         self.folder, self.domain, self.split = folder, domain, split
         self.documents = documents
-        self.sizes = np.zeros(len(documents), np.int64)  # tokens, with the end of text
+        self.sizes = array("q")  # tokens of each, with the end of text
 
     def write(self, ready: Ready, token_bytes: NDArray[np.int32] | None, loss: str) -> Facts:
         """Write its files; return how much is in them."""
@@ -70,16 +71,17 @@ class _Stream:
                 sizes = files.enter_context(self._new(store.bytes_file(*here), np.uint16))
             if loss == "answer":
                 mask = files.enter_context(self._new(store.mask_file(*here), np.bool_))
-            for (i, _), one in zip(enumerate(self.documents), found, strict=True):
+            for one in found:
                 tokens.add(one.tokens)
-                self.sizes[i] = len(one.tokens)
+                self.sizes.append(len(one.tokens))
                 num_prompt += one.prompt
                 if sizes is not None:
                     sizes.add(narrow(one.bytes if token_bytes is None else token_bytes[one.tokens]))
                 if mask is not None:
                     mask.add(np.arange(len(one.tokens)) >= one.prompt)
         with self._new(store.starts_file(*here), np.int64) as starts:
-            starts.add(np.cumsum(self.sizes) - self.sizes)
+            counts = np.array(self.sizes, np.int64)
+            starts.add(np.cumsum(counts) - counts)
         return {
             "documents": len(self.documents),
             "groups": len({document.group for document in self.documents}),
@@ -93,7 +95,7 @@ class _Stream:
 
     def lines(self) -> Iterator[str]:
         """Yield what is known of each document, as JSON."""
-        for document, size in zip(self.documents, self.sizes.tolist(), strict=True):
+        for document, size in zip(self.documents, self.sizes, strict=True):
             facts = {
                 "domain": self.domain,
                 "split": self.split,
