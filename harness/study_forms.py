@@ -94,8 +94,8 @@ class StudyPromote(_OnStudy):
 
     to: Path = Path("tuned.toml")
     """The spec to write."""
-    trial: str | None = None
-    """ARM=NUMBER of another trial than the best, such as one of the front."""
+    trial: tuple[str, ...] = ()
+    """ARM=NUMBER of another trial than the best, such as one of the front; one for each arm."""
     force: bool = False
     """Write over an existing file, and though some arms have had fewer trials than others."""
 

@@ -135,10 +135,11 @@ class Crew:
         pipe.close()
         if process.exitcode == 0:
             return 0
-        cause = f"exit code {process.exitcode}"
+        cause, after = f"exit code {process.exitcode}", "`study retry` queues what has failed"
         if process.exitcode < 0:
             cause = f"killed by {signal.Signals(-process.exitcode).name}"
-        self.say(f"worker {process.pid} ended: {cause}; what it was at will be tried again")
+            after = "what it was at will be tried again"
+        self.say(f"worker {process.pid} ended: {cause}; {after}")
         if not self._stop.value:
             self._hire()
         return 1

@@ -24,7 +24,7 @@ def of_arm(
     study: Study, arm: str, rows: list[Row], importances: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
     """Return an arm's trials, its best, and which parameters mattered."""
-    chosen = best(study, rows)
+    chosen, own_ = best(study, rows), own(study, arm, rows)
     return {
         "method": study.ablation.arms[arm].method,
         "optuna_study": study.optuna_name(arm),
@@ -32,6 +32,7 @@ def of_arm(
         "defaults": study.defaults(arm),
         "importances": importances,
         "best": None if chosen is None else chosen.number,
+        "own": None if own_ is None else own_.number,
         "front": [row.number for row in front(study, rows)],
         "eligible": [row.number for row in eligible(study, rows)],
         "trials": [_plain(row) for row in rows],
@@ -53,15 +54,23 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def eligible(study: Study, rows: list[Row]) -> list[Row]:
     """Return the trials that may be chosen: complete, at every seed, within the constraint."""
-    seeds, limit = set(study.asked.seeds), study.asked.max_overhead
-    return [
-        row
-        for row in rows
-        if row.state == "complete"
+    limit = study.asked.max_overhead
+    return [row for row in rows if _is_whole(study, row) and (limit is None or share(row) <= limit)]
+
+
+def _is_whole(study: Study, row: Row) -> bool:
+    return (
+        row.state == "complete"
         and RUNS in row.facts  # or it was told by hand, and nobody knows what it has seen
-        and set(row.facts["seeds"]) == seeds  # one that was stopped has an easier mean
-        and (limit is None or share(row) <= limit)
-    ]
+        and set(row.facts["seeds"]) == set(study.asked.seeds)  # one that was stopped: easier ones
+    )
+
+
+def own(study: Study, arm: str, rows: list[Row]) -> Row | None:
+    """Return the trial of the spec's own settings, complete at every seed; None without one."""
+    if study.defaults(arm).keys() != study.parameters(arm).keys():
+        return None  # the rest was drawn
+    return next((row for row in rows if row.slot == 0 and _is_whole(study, row)), None)
 
 
 def share(row: Row) -> float:

@@ -83,13 +83,16 @@ def _check_equal(study: Study, found: dict[str, list[Row]], is_forced: bool) -> 
         )
 
 
-def _wanted(study: Study, given: str | None) -> dict[str, int]:
-    if given is None:
-        return {}
-    arm, _, number = given.partition("=")
-    if arm not in study.asked.arms or not number.isdigit():
-        raise SpecError(f"--trial: must be ARM=NUMBER of a tuned arm, got {given!r}")
-    return {arm: int(number)}
+def _wanted(study: Study, given: tuple[str, ...]) -> dict[str, int]:
+    wanted: dict[str, int] = {}
+    for one in given:
+        arm, _, number = one.partition("=")
+        if arm not in study.asked.arms or not number.isdecimal():
+            raise SpecError(f"--trial: must be ARM=NUMBER of a tuned arm, got {one!r}")
+        if arm in wanted:
+            raise SpecError(f"--trial: {arm} is given twice; give each arm one trial")
+        wanted[arm] = int(number)
+    return wanted
 
 
 def _chosen(study: Study, arm: str, rows: list[Row], number: int | None) -> Row:

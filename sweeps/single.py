@@ -57,7 +57,7 @@ def run_trial(study: Study, command: Any, rest: list[str]) -> int:
     values = read_settings(study.parameters(arm), command.params, rest)
     out = command.out or Path(os.environ.get(OUT) or "runs")
     asked = command.number is not None
-    number = _Number(study, replace(command, out=out)) if asked else None
+    number = _Number(study, replace(command, out=out), values) if asked else None
     make_writable(out)
     bench = Bench(study, out, _say)
     specs = bench.specs(arm, values)
@@ -91,7 +91,6 @@ class _Trial:
     def carry_out(self, follower: Follower) -> str:
         """Train the seeds; return how it ended: finished, failed or stopped."""
         from harness.loop import InterruptedRunError
-        from harness.queued import RunFailedError
         from harness.runner import one_line
 
         try:
@@ -101,7 +100,7 @@ class _Trial:
         except InterruptedRunError:
             _say("stopped; the same command goes on from what is saved")
             return "stopped"
-        except (RunFailedError, OSError, MemoryError) as error:
+        except Exception as error:  # of a plan, say
             _say(f"steelyard: the trial failed: {one_line(error)}")
             return "failed"
         return "finished"
@@ -154,8 +153,8 @@ def _tell(result: TrialResult, number: _Number | None) -> None:
 class _Number:
     """A trial of Optuna's that someone has asked for, by its number."""
 
-    def __init__(self, study: Study, command: Any) -> None:
-        """Find it; SpecError where it is not there, is not running or has no slot."""
+    def __init__(self, study: Study, command: Any, values: Mapping[str, Value]) -> None:
+        """Find it; SpecError where it is not running, has no slot or has other settings."""
         from sweeps.storage import open_existing, storage_url
         from sweeps.study import load, rows
 
@@ -170,6 +169,7 @@ class _Number:
         if found[number].slot is None:
             fix = f"{study.asked.trials} trials are all that the study allows"
             raise SpecError(f"--number: trial {number} of {name} has no slot: {fix}")
+        _check_same(number, found[number].params, values)
         study_id = self._storage.get_study_id_from_name(name)
         self._id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
@@ -179,6 +179,17 @@ class _Number:
 
         if (why := store_facts(self._storage, self._id, facts)) is not None:
             _say(f"the facts of the trial are not stored with it: {why}")
+
+
+def _check_same(number: int, asked: Mapping[str, Value], given: Mapping[str, Value]) -> None:
+    """Refuse to store with a trial what other settings than its own have found."""
+    for name, value in given.items():
+        if name not in asked:
+            fix = "ask with the --search-space that `steelyard study space` prints"
+            raise SpecError(f"--number: {name} is none of trial {number}'s settings; {fix}")
+        if asked[name] != value:
+            told = f"{name} is {asked[name]} in trial {number}, got {value}"
+            raise SpecError(f"--number: {told}; give the settings that `optuna ask` printed")
 
 
 def _die_of(number: int) -> None:

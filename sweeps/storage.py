@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,18 @@ BEAT_SECONDS, GRACE_SECONDS = 10, 60
 
 # Heartbeats and their retries have been experimental since 2021, and Optuna's own way all the same.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-_retry = RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
+_queue_again = RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
+
+
+def _retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue a dead worker's trial again, without what that worker had said of it."""
+    bare = copy(trial)
+    bare.user_attrs = _slot_alone(trial)
+    _queue_again(study, bare)
+
+
+def _slot_alone(trial: FrozenTrial) -> dict[str, Any]:
+    return {name: fact for name, fact in trial.user_attrs.items() if name == SLOT}
 
 
 def open_storage(url: str, beat: int = BEAT_SECONDS, grace: int = GRACE_SECONDS) -> Any:
@@ -101,10 +113,27 @@ def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={k: v for k, v in trial.user_attrs.items() if k == SLOT},
+            user_attrs=_slot_alone(trial),
             system_attrs=trial.system_attrs,
         )
     )
+
+
+def claim(study: optuna.Study, storage: Any) -> bool:
+    """Give the trial that is handed out next its first sign of life; false where none waits.
+
+    A worker that dies between asking for it and its own first sign is then found dead too.
+    """
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if not waiting:
+        return False
+    trial_id = waiting[0]._trial_id  # Optuna's ways to name it all ask for it first
+    with suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody was faster, in all of it
+        if isinstance(storage, RDBStorage):
+            storage.record_heartbeat(trial_id)
+        else:
+            storage.set_trial_user_attr(trial_id, PULSE, -1)
+    return True
 
 
 @contextmanager

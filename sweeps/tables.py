@@ -54,8 +54,8 @@ def best(arm: str, facts: dict[str, Any], has_front: bool) -> RenderableType:
     chosen = trials[facts["best"]]
     fanova = facts["importances"].get("fanova", {})
     title = f"{arm}: trial {chosen['number']}, tuning loss {chosen['values'][0]:.4f}"
-    own = next((t for t in facts["trials"] if t["slot"] == 0 and t["state"] == "complete"), None)
-    if own is not None and facts["defaults"].keys() == facts["space"].keys() and own is not chosen:
+    own = trials.get(facts["own"])
+    if own is not None and own is not chosen:
         title += f" ({own['values'][0]:.4f} by the spec's own settings)"
     table = Table(title=title, title_justify="left")
     for name in ("setting", "spec's own", "best", "fANOVA"):

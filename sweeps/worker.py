@@ -27,6 +27,7 @@ from sweeps.storage import (
     SLOT,
     WORKER,
     Reaper,
+    claim,
     open_storage,
     pulse,
     requeue,
@@ -102,7 +103,7 @@ class Worker:
     def _take(self, arm: str, found: optuna.Study, storage: Any) -> None:
         self._turn.acquire()
         try:
-            if not num_waiting(found):
+            if not claim(found, storage):
                 return
             found.optimize(
                 lambda trial: self._objective(arm, found, trial, storage),
@@ -150,7 +151,7 @@ class Worker:
     def _carry_out(self, arm: str, trial: optuna.Trial) -> tuple[float, ...]:
         """Train the seeds of a trial; return its objectives."""
         from harness.loop import InterruptedRunError
-        from harness.queued import RunFailedError
+        from harness.runner import one_line
 
         asked, result = self.study.asked, TrialResult()
         values = suggest(trial, self.study.parameters(arm))
@@ -168,10 +169,12 @@ class Worker:
                 trial.set_constraint("overhead", result.overhead_share - asked.max_overhead)
         except InterruptedRunError:
             raise StoppedError from None
-        except (SpecError, RunFailedError) as error:
+        except (PrunedRunError, optuna.exceptions.OptunaError):
+            raise
+        except SpecError as error:
             raise FailedTrialError(str(error)) from None
-        except (OSError, MemoryError) as error:  # one trial's trouble is not the study's end
-            raise FailedTrialError(f"{type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # of a plan, say; the study goes on
+            raise FailedTrialError(one_line(error)) from error
         return (result.loss, result.mean_overhead_seconds) if asked.overhead else (result.loss,)
 
     def _order(self, trial: optuna.Trial) -> list[int]:

@@ -48,6 +48,7 @@ def write_study(out: Path, name: str = "tuned", **changes: Any) -> None:
         },
         "importances": {"fanova": importances, "ped_anova": importances},
         "best": 3,
+        "own": 0,
         "front": [0, 1, 4, 2, 3],
         "eligible": [0, 1, 2, 3, 4],
         "trials": trials,
@@ -128,10 +129,10 @@ def test_the_report_has_the_comparison_and_every_drawing_of_the_study(out: Path)
         assert f'data-panel="study-tuned-influence-{kind}"' in html
 
 
-def test_settings_of_which_the_space_lacks_some_are_not_called_the_specs_own(out: Path) -> None:
-    """The first trial then has a drawn value among them."""
+def test_without_a_trial_of_the_specs_own_settings_none_is_told(out: Path) -> None:
     (study,) = tuning.studies(load(out))
     del study["arms"]["influence"]["defaults"]["settings.rule"]
+    study["arms"]["influence"]["own"] = None
 
     (arm,) = tuning.tuned_arms(study)
 
@@ -189,7 +190,14 @@ def test_a_study_in_which_nothing_has_completed_has_a_page_too(tmp_path: Path) -
     path = tmp_path / "studies/tuned.json"
     study = json.loads(path.read_text())
     facts = study["arms"]["influence"]
-    facts |= {"trials": [], "best": None, "importances": {}, "front": [], "eligible": []}
+    facts |= {
+        "trials": [],
+        "best": None,
+        "own": None,
+        "importances": {},
+        "front": [],
+        "eligible": [],
+    }
     path.write_text(json.dumps(study))
 
     (arm,) = tuning.tuned_arms(study)

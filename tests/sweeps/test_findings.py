@@ -43,6 +43,19 @@ def test_a_trial_that_was_stopped_between_seeds_is_never_the_best(tmp_path: Path
     assert found.number == 1
 
 
+def test_the_specs_own_settings_count_where_all_seeds_have_seen_them(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path)
+
+    def own(*rows: Row) -> Row | None:
+        return findings.own(study, "influence", list(rows))
+
+    stopped, whole = row(0, 1.5, seeds=[101]), row(0, 2.0)
+    assert own(stopped, row(1, 1.0)) is None
+    assert own(stopped, whole) is whole
+    assert own(row(1, 2.0)) is None
+    assert findings.own(study, "uniform", [whole]) is None  # which has none in its space
+
+
 def test_a_trial_over_the_limit_is_never_the_best(tmp_path: Path) -> None:
     study = tiny_study(tmp_path, head=STUDY + "max_overhead = 0.5\n")
 

@@ -43,7 +43,7 @@ FOUND = {
 
 
 def command(to: Path, **changes: Any) -> SimpleNamespace:
-    asked = {"to": to, "force": False, "trial": None, "out": Path("runs/x"), **changes}
+    asked = {"to": to, "force": False, "trial": (), "out": Path("runs/x"), **changes}
     return SimpleNamespace(**asked)
 
 
@@ -104,15 +104,16 @@ def test_a_seed_that_a_trial_has_used_is_refused_in_the_comparison(tmp_path: Pat
 def test_another_trial_than_the_best_may_be_asked_for(tmp_path: Path) -> None:
     study, to = tiny_study(tmp_path), tmp_path / "tuned.toml"
 
-    promote(study, FOUND, command(to, trial="influence=0"), "sqlite:///s.db")
+    promote(study, FOUND, command(to, trial=("influence=0",)), "sqlite:///s.db")
 
     assert tomllib.loads(to.read_text())["arms"]["influence_tuned"]["settings"]["every"] == 4
 
 
 REFUSED = {
-    "no such trial": ({"trial": "influence=9"}, "influence has no trial 9 that is complete"),
-    "no such arm": ({"trial": "doremi=1"}, "must be ARM=NUMBER"),
-    "no number": ({"trial": "influence"}, "must be ARM=NUMBER"),
+    "no such trial": ({"trial": ("influence=9",)}, "influence has no trial 9 that is complete"),
+    "no such arm": ({"trial": ("doremi=1",)}, "must be ARM=NUMBER"),
+    "no number": ({"trial": ("influence",)}, "must be ARM=NUMBER"),
+    "twice": ({"trial": ("influence=0", "influence=7")}, "influence is given twice"),
 }
 
 
@@ -129,7 +130,9 @@ def test_a_trial_of_fewer_seeds_cannot_be_asked_for_either(tmp_path: Path) -> No
     found = {**FOUND, "influence": [*FOUND["influence"], stopped]}
 
     with pytest.raises(SpecError, match="has no trial 3 that is complete at every seed"):
-        promote(tiny_study(tmp_path), found, command(tmp_path / "t.toml", trial="influence=3"), "")
+        promote(
+            tiny_study(tmp_path), found, command(tmp_path / "t.toml", trial=("influence=3",)), ""
+        )
 
 
 def test_arms_that_have_had_fewer_trials_than_others_are_not_promoted(tmp_path: Path) -> None:
@@ -151,6 +154,12 @@ def test_two_objectives_have_no_one_best(tmp_path: Path) -> None:
 
     with pytest.raises(SpecError, match="two objectives have no one best; choose from its front"):
         promote(study, FOUND, command(tmp_path / "t.toml", force=True), "")
+
+    chosen = ("influence=0", "uniform=1")
+    promote(study, FOUND, command(tmp_path / "t.toml", trial=chosen), "sqlite:///s.db")
+    arms = load_ablation(tmp_path / "t.toml", (), find_method).arms
+    assert arms["influence_tuned"].provenance.trial == 0  # type: ignore[union-attr]
+    assert arms["static_tuned"].provenance.trial == 1  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("arms", ['arms = { uniform = { method = "static" } }'])

@@ -176,6 +176,37 @@ def test_a_loop_of_optunas_own_commands_drives_trials(
     assert f"uniform: trial {best}, tuning loss {min(losses):.4f}" in capsys.readouterr().out
 
 
+def test_what_other_settings_have_found_is_not_stored_with_a_trial(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path, head=TWO.replace("small", "other"), arms=ARM)
+    url, name = f"sqlite:///{out}/studies.db", "other.uniform"
+    assert main(["study", "create", str(path), "--out", str(out)]) == 0
+    assert main(["study", "space", str(path), "uniform"]) == 0
+    space = capsys.readouterr().out.splitlines()[-1]
+    asking = (*OPTUNA, "ask", "--storage", url, "--study-name", name)
+    run(*asking, "--search-space", space, cwd=tmp_path)
+    run(*asking, cwd=tmp_path)  # names no space, and so has no settings
+
+    for number, said in enumerate(["weights.a is 0.", "weights.a is none of trial 1's"]):
+        assert trial(path, out, "--number", str(number), *SETTINGS) == 2
+        shown = capsys.readouterr()
+        assert f"steelyard: --number: settings.{said}" in shown.err
+        assert shown.out == ""
+
+
+def test_a_plan_that_cannot_go_on_is_one_line_and_exit_code_1(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*_: object) -> None:
+        raise ValueError("no law fits")
+
+    monkeypatch.setattr("sweeps.trial.Bench.carry_out", raises)
+
+    assert trial(write_study(tmp_path, arms=ARM), out, *SETTINGS) == 1
+    assert "steelyard: the trial failed: ValueError: no law fits\n" in capsys.readouterr().err
+
+
 def test_the_space_of_a_mixture_has_an_option_for_each_domain(tmp_path: Path) -> None:
     study = tiny_study(tmp_path, arms=ARM)
 

@@ -19,6 +19,7 @@ from sweeps.storage import (
     PULSE,
     WORKER,
     Reaper,
+    claim,
     open_existing,
     open_storage,
     pulse,
@@ -45,6 +46,8 @@ def test_a_trial_whose_pulse_stands_still_is_failed_and_queued_again_as_it_was(
     trial = study.ask()
     x = trial.suggest_float("x", 0, 1)
     trial.set_user_attr(PULSE, 3)
+    trial.set_user_attr(WORKER, "here:1")
+    trial.set_user_attr("runs", {"r": [1, 1.0]})
     reaper = Reaper(journal, grace=0.2)
 
     assert reaper.reap(study) == []  # seen for the first time: it may be alive
@@ -55,7 +58,7 @@ def test_a_trial_whose_pulse_stands_still_is_failed_and_queued_again_as_it_was(
     assert dead.state == TrialState.FAIL
     assert again.state == TrialState.WAITING
     assert again.params == {"x": x}
-    assert again.user_attrs["slot"] == 0
+    assert again.user_attrs == {"slot": 0}  # whoever has it next has said nothing of it yet
     assert study.ask().suggest_float("x", 0, 1) == x
 
 
@@ -168,6 +171,25 @@ def test_a_database_retries_by_its_own_heartbeat(
     with pytest.raises(Killed):
         study.optimize(die, n_trials=1)
     reaper = Reaper(storage)
+    assert reaper.reap(study) == []
+    time.sleep(3.5)
+
+    assert reaper.reap(study) == [0]
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert study.trials[1].user_attrs == {"slot": 0}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_worker_that_dies_between_asking_and_its_first_sign_of_life_is_found_dead(
+    kind: str, tmp_path: Path
+) -> None:
+    urls = {"sqlite": f"sqlite:///{tmp_path / 's.db'}", "journal": f"journal:{tmp_path / 'log'}"}
+    storage = open_storage(urls[kind], beat=1, grace=2)
+    study = made(storage)
+    assert claim(study, storage)
+    study.ask()  # and then nothing more
+    assert not claim(study, storage)
+    reaper = Reaper(storage, grace=2)
     assert reaper.reap(study) == []
     time.sleep(3.5)
 

@@ -87,6 +87,15 @@ def test_the_objective_is_the_targets_last_tuning_loss_or_the_mean(
     assert of_mean.loss == pytest.approx(sum(last.values()) / 3, rel=1e-12)
 
 
+def test_the_mean_is_over_what_is_trained_on_as_in_the_comparison(tmp_path: Path) -> None:
+    path = write_study(tmp_path, head=STUDY + 'objective = "mean"\n', arms=ONE_ARM)
+    spec = SPEC.replace('target = "c"', 'target = "b"').replace("b = { ", "b = { train = false, ")
+    (tmp_path / "tiny.toml").write_text(spec)
+    study = load_study(path, find_method)
+
+    assert bench(study, tmp_path).weights == {"a": 0.5, "c": 0.5}
+
+
 def test_no_trial_uses_a_seed_of_the_comparison(tmp_path: Path, out: Path) -> None:
     study = tiny_study(tmp_path)
 
@@ -151,9 +160,19 @@ def test_a_worker_carries_out_every_slot_of_every_arm_once(tmp_path: Path, out: 
     assert sum(event.kind == "complete" for event in heard) == 6
 
 
+FAILURES = {
+    "the spec": (SpecError("settings.weights: too heavy"), "settings.weights: too heavy"),
+    "a method's plan": (ValueError("no law\nfits"), "ValueError: no law fits"),
+    "a user's method": (SystemExit("enough"), "SystemExit: enough"),
+    "the machine": (MemoryError("no room"), "MemoryError: no room"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
 def test_a_trial_that_fails_takes_its_slot_says_why_and_stops_nobody(
-    tmp_path: Path, out: Path
+    case: str, tmp_path: Path, out: Path
 ) -> None:
+    error, said = FAILURES[case]
     study, url = tiny_study(tmp_path, arms=STATIC), f"journal:{tmp_path / 'log'}"
     one, heard = worker(study, out, url)
     real, calls = Bench.specs, []
@@ -161,7 +180,7 @@ def test_a_trial_that_fails_takes_its_slot_says_why_and_stops_nobody(
     def specs(self: Bench, arm: str, values: Any) -> Any:
         calls.append(arm)
         if len(calls) == 2:
-            raise SpecError("settings.weights: too heavy")
+            raise error
         return real(self, arm, values)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -170,8 +189,8 @@ def test_a_trial_that_fails_takes_its_slot_says_why_and_stops_nobody(
 
     found = found_rows(study, "uniform", url)
     assert [row.state for row in found] == ["complete", "failed", "complete"]
-    assert found[1].facts["reason"] == "settings.weights: too heavy"
-    assert [e.text for e in heard if e.kind == "failed"] == ["settings.weights: too heavy"]
+    assert found[1].facts["reason"] == said
+    assert [e.text for e in heard if e.kind == "failed"] == [said]
 
 
 def test_a_stopped_worker_leaves_its_trial_to_the_next_with_its_settings(
@@ -279,7 +298,7 @@ def test_a_trial_without_a_slot_is_given_back(tmp_path: Path, out: Path) -> None
     before = found_rows(study, "uniform", url)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.worker.num_waiting", lambda _: 1)
+        patch.setattr("sweeps.worker.claim", lambda *_: True)
         storage = open_storage(url)
         one._take("uniform", load(study, "uniform", storage), storage)
 
