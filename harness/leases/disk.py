@@ -46,7 +46,7 @@ class _Ticket:
             here, ours = os.stat(self.path), os.fstat(self.file)
         except OSError:  # not there, or a stale handle of a file that another machine removed
             return False
-        return os.path.samestat(here, ours) and not _path(self.path.parent, _number(self.path) + 1)
+        return os.path.samestat(here, ours) and _is_last(self.path)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,10 @@ class DiskStore:
     def look(self, key: str) -> Seen | None:
         """Return the last lease of a key; None where there has been none."""
         path = _last(self.folder / key)
-        return None if path is None else _read(key, path, None)
+        if path is None:
+            return None
+        # where it has gone meanwhile the next one is being taken: somebody's, and no sign of life
+        return _read(key, path, None) or Seen(key, _number(path), os.urandom(8).hex(), False, None)
 
     def take(self, key: str, after: int, holder: Holder, about: str) -> _Ticket | None:
         """Return a ticket for lease number `after` + 1; None where somebody else has taken it."""
@@ -79,6 +82,10 @@ class DiskStore:
         for older in list(_leases(folder)):
             if _number(older) <= after:
                 older.unlink(missing_ok=True)
+        if not _is_last(path):  # we had seen an old listing, and its next number was free again
+            path.unlink(missing_ok=True)
+            os.close(file)
+            return None
         return ticket
 
     def renew(self, ticket: _Ticket) -> bool:
@@ -110,19 +117,27 @@ def _number(path: Path) -> int:
     return int(path.name)
 
 
-def _path(folder: Path, number: int) -> Path | None:
-    path = folder / f"{number:08d}"
-    return path if path.exists() else None
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{number:08d}"
 
 
 def _last(folder: Path) -> Path | None:
-    """Return the last lease of a key; what a listing lacks is looked for by name."""
-    with suppress(FileNotFoundError):
+    """Return the last lease of a key, which may have gone meanwhile; None where there was none.
+
+    What a listing lacks is looked for by name.
+    """
+    try:
         number = max((_number(path) for path in _leases(folder)), default=0)
-        while _path(folder, number + 1) is not None:
-            number += 1
-        return _path(folder, number)
-    return None
+    except FileNotFoundError:
+        return None
+    while _path(folder, number + 1).exists():
+        number += 1
+    return _path(folder, number) if number else None
+
+
+def _is_last(path: Path) -> bool:
+    """Tell whether no lease has been taken after this one."""
+    return _last(path.parent) in (path, None)
 
 
 def _leases(folder: Path) -> Iterator[Path]:

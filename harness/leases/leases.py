@@ -80,17 +80,21 @@ class Leases:
         """Tell whether a lease was given back, or its holder is dead."""
         if seen.is_free:
             return True
-        if seen.holder is not None and (seen.holder.is_gone or seen.holder.token in self._dead):
+        if seen.holder is not None and seen.holder.is_gone:
             return True
+        token = "" if seen.holder is None else seen.holder.token
         now = clock()
         *known, since = self._watched.get(seen.key, (0, "", now))
         if known != [seen.number, seen.mark]:
             self._watched[seen.key] = seen.number, seen.mark, now
+            if known[0] == seen.number:
+                self._dead.discard(token)  # it was asleep
             return False
-        if now - since < self.grace:
+        # of one that is believed dead for another lease, the silence of two beats is enough
+        if now - since < (2 * self.grace / BEATS if token in self._dead else self.grace):
             return False
-        if seen.holder is not None:
-            self._dead.add(seen.holder.token)  # and whatever else it held need not be watched
+        if token:
+            self._dead.add(token)
         return True
 
 

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from harness.errors import SpecError
-from harness.leases import Holder, Leases, Seen, TakenError, leases, open_leases
+from harness.leases import Holder, Leases, Seen, TakenError, disk, leases, open_leases
 from harness.leases.database import open_database
 from harness.leases.disk import DiskStore
 from harness.leases.store import Store
@@ -134,20 +134,42 @@ def test_a_silent_holder_of_another_machine_is_waited_for_and_then_taken_over(
     lease.give_back()
 
 
-def test_what_else_a_dead_holder_held_is_had_at_once(another: Open, clock: Clock) -> None:
+def test_what_else_a_dead_holder_held_is_had_after_two_beats(another: Open, clock: Clock) -> None:
     ours, dead = another(60), abroad()
     for key in ("plan-a", "run-a"):
         silent(ours.store, key, dead)
     silent(ours.store, "run-b", abroad())
     assert ours.take("plan-a") is None
+    had = []
+
+    for clock.now in (61, 80, 82):
+        taken = {key: ours.take(key) for key in ("plan-a", "run-a", "run-b") if key not in had}
+        had += [key for key, lease in taken.items() if lease is not None]
+        assert had == (["plan-a"] if clock.now < 82 else ["plan-a", "run-a"])
+
+
+def test_who_was_believed_dead_and_wakes_up_keeps_what_it_takes_next(
+    another: Open, clock: Clock
+) -> None:
+    sleeper, ours = another(60), another(60)
+    sleeper.holder = abroad()
+    first = sleeper.take("run-a")
+    assert first is not None
+    assert ours.take("run-a") is None
     clock.now = 61
+    assert ours.take("run-a") is not None
+    with pytest.raises(TakenError):
+        first.check()
+    second = sleeper.take("run-b")
+    assert second is not None
 
-    taken = [ours.take(key) for key in ("plan-a", "run-a", "run-b")]
-
-    assert [lease is not None for lease in taken] == [True, True, False]
-    for lease in taken[:2]:
-        assert lease is not None
-        lease.give_back()
+    for clock.now in range(62, 162, 10):
+        assert second.is_ours()
+        assert ours.take("run-b") is None
+    for clock.now in (170, 211):  # it is believed alive again: two beats are not enough
+        assert ours.take("run-b") is None
+    clock.now = 213
+    assert ours.take("run-b") is not None
 
 
 def test_no_clock_of_another_machine_is_read(tmp_path: Path, clock: Clock) -> None:
@@ -261,6 +283,33 @@ def test_a_lease_file_that_is_not_written_yet_is_somebodys(tmp_path: Path, clock
     assert lease is not None
     assert [path.name for path in folder.iterdir()] == ["00000004"]
     lease.give_back()
+
+
+def test_a_lease_that_is_taken_between_a_look_at_the_folder_and_its_file_is_somebodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Number 1 is free again by then, but nobody may have it: the last one is number 4."""
+    ours, theirs = open_leases(tmp_path), open_leases(tmp_path)
+    for _ in range(3):
+        lease = theirs.take("run-a")
+        assert lease is not None
+        lease.give_back()
+    had = []
+    real = disk._read
+
+    def read(*arguments: Any) -> Any:
+        if not had:
+            had.append(None)
+            had[0] = theirs.take("run-a")
+        return real(*arguments)
+
+    monkeypatch.setattr(disk, "_read", read)
+    assert ours.take("run-a") is None
+    assert ours.store.take("run-a", 0, ours.holder, "") is None
+
+    assert had[0].is_ours()
+    assert [path.name for path in (tmp_path / "leases/run-a").iterdir()] == ["00000004"]
+    had[0].give_back()
 
 
 def test_the_highest_number_counts_where_a_taker_died_before_it_tidied_up(tmp_path: Path) -> None:
