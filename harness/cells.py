@@ -1,7 +1,8 @@
 """The file of an ablation: arms x seeds, each cell with its runs and how they ended.
 
 Any number of workers write it, each the whole. So one writes at a time, and puts in first what the
-others have finished: whoever writes last has it all.
+others have finished, and the seeds and arms that were added since it came: whoever writes last has
+it all.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.files import read_json, write_json
+from harness.leases import TakenError
 from harness.preflight import ablation_path, plain
 from harness.records import SCHEMA
 
@@ -40,6 +42,9 @@ class Cells:
     leases: Leases
     look_up: Callable[[str, int], Outcome | None]
     """How a cell of this label and seed has ended, if a worker has seen its end."""
+    say: Callable[[str], None] = print
+    is_behind: bool = False
+    """Not all that is known has been written."""
 
     @property
     def content(self) -> dict[str, Any]:
@@ -71,20 +76,58 @@ class Cells:
         return next(cell for cell in runs if cell["seed"] == seed)
 
     def save(self) -> None:
-        """Write the file, whole."""
-        with self.leases.held(f"ablation-{self.sheet.path.stem}", poll=_POLL_SECONDS):
-            self._adopt()
-            self.content["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
-            write_json(*self.sheet)
+        """Write the file, whole; where the store of leases is silent, the next time writes it."""
+        key, silent = f"ablation-{self.sheet.path.stem}", lambda: bool(self.leases.trouble)
+        self.is_behind = True
+        try:
+            with self.leases.held(key, poll=_POLL_SECONDS, stop=silent):
+                self._adopt()
+                self.content["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
+                write_json(*self.sheet)
+                self.is_behind = False
+        except TakenError:
+            self.say(f"{self.leases.trouble}; {self.sheet.path.name} is not written meanwhile")
 
     def _adopt(self) -> None:
-        """Fill the cells that others have ended."""
+        """Fill the cells that others have ended, and keep what only the file has."""
         for label, arm in self.content["arms"].items():
             for cell in arm["runs"]:
                 open_still = cell["status"] in ("pending", "interrupted")
                 ended = self.look_up(label, cell["seed"]) if open_still else None
                 if ended is not None:
                     self._fill(label, cell["seed"], ended)
+        before = read_json(self.sheet.path)
+        if before is not None:
+            _keep(before, self.content)
+
+
+def _keep(before: dict[str, Any], content: dict[str, Any]) -> None:
+    """Put what a file has beyond our content into it: seeds, arms, and longer baselines."""
+    seeds = list(dict.fromkeys([*content["seeds"], *before["seeds"]]))
+    content["seeds"] = content["spec"]["seeds"] = seeds
+    for label in before["arms"].keys() - content["arms"].keys():
+        content["spec"]["arms"][label] = before["spec"]["arms"][label]
+        content["arms"][label] = {**before["arms"][label], "runs": []}
+    for label, arm in content["arms"].items():
+        ours = {cell["seed"]: cell for cell in arm["runs"]}
+        theirs = {cell["seed"]: cell for cell in before["arms"].get(label, {"runs": []})["runs"]}
+        arm["runs"] = [ours.get(s) or theirs.get(s) or _pending(s) for s in seeds]
+        for seed in ours.keys() & theirs.keys():
+            _keep_longer(theirs[seed], ours[seed])
+
+
+def _keep_longer(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Keep the baseline at a cell's compute, unless ours says as much or is another run's."""
+    known, told = theirs.get("equal_compute"), ours.get("equal_compute")
+    if known is None or theirs["run_id"] != ours["run_id"]:
+        return
+    if told is None or (known["status"] == "finished" and told["status"] != "finished"):
+        ours["equal_compute"] = known
+
+
+def _pending(seed: int) -> dict[str, Any]:
+    cell: dict[str, Any] = {"seed": seed, "status": "pending", "run_id": None, "reason": None}
+    return cell | {"auxiliary": [], "shown": [], "plan_seconds": 0.0}
 
 
 def begin(
@@ -98,8 +141,6 @@ def begin(
     path, spec = ablation_path(ablation, out), plain(ablation)
     path.parent.mkdir(exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    pending: dict[str, Any] = {"status": "pending", "run_id": None, "reason": None}
-    pending |= {"auxiliary": [], "shown": [], "plan_seconds": 0.0}
     content = {
         "schema": SCHEMA,
         "name": ablation.name,
@@ -116,7 +157,7 @@ def begin(
         "created": (read_json(path) or {}).get("created", now),
         "updated": now,
         "arms": {
-            label: {**arm, "runs": [{"seed": seed, **pending} for seed in ablation.seeds]}
+            label: {**arm, "runs": [_pending(seed) for seed in ablation.seeds]}
             for label, arm in spec["arms"].items()
         },
     }

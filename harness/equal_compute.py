@@ -39,6 +39,8 @@ def tasks(
         for cell in arm["runs"]:
             if label == ablation.baseline or cell["status"] != "finished":
                 continue
+            if (label, cell["seed"]) not in specs:
+                continue  # added by others since we came, and theirs to do
             steps = bought_steps(cell, runs)
             if steps:
                 spec = specs[ablation.baseline, cell["seed"]]
