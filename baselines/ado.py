@@ -54,9 +54,9 @@ class ADO(Mixer):
     """Sample in proportion to the slope of each domain's own scaling law."""
 
     start: Count = 1000
-    """Steps before the first fit; until then natural proportions."""
+    """No fit before this step; until the first one natural proportions."""
     every: Count = 1000
-    """Steps between fits."""
+    """Fits come at multiples of it."""
     ignore: Annotated[int, Field(strict=True, ge=0)] = 500
     """First steps that no fit looks at."""
     stride: Count = 10
@@ -66,9 +66,11 @@ class ADO(Mixer):
 
     def check_length(self, num_steps: int, domains: tuple[str, ...]) -> None:
         """Refuse a run that ends before the first fit."""
-        if self.start >= num_steps - 1:
-            when = f"the first fit is at {self.start} of {num_steps} steps"
-            raise ValueError(f"start: {when}; lower it")
+        first = -(-self.start // self.every) * self.every
+        if first >= num_steps - 1:
+            raise ValueError(
+                f"start: first fit at {first} of {num_steps} steps; lower it, or every"
+            )
 
     def init(self, view: View) -> State:
         """Start at natural proportions, with room for the whole history."""

@@ -15,10 +15,10 @@ that its least entry is 0 (if that is negative) and divided by its sum, then
 until the round ends.
 
 Needs: probe rows. Cost: K lp_rounds + 1 forward passes of the probe set a round. Defaults: the
-official script of three domains: eta .1, ema .5, one_hot .5, 4 orders of 6 steps, rounds of 250
-steps. Deviations: a round's length is in steps throughout; the official code subtracts steps from
-rows there. The orders are keyed by the domains' names. A last round may be cut off by the end of
-the run, where the official code asks for whole rounds.
+official script of three domains: eta .1, ema .5, one_hot .5 (.625 of two, as its README has it), 4
+orders of 6 steps, rounds of 250 steps. Deviations: a round's length is in steps throughout; the
+official code subtracts steps from rows there. The orders are keyed by the domains' names. A last
+round may be cut off by the end of the run, where the official code asks for whole rounds.
 
 By construction the shipped settings stay near uniform: with `ema`, p ~ exp(eta c) where c sums to
 1, so that three domains get between .322 and .356 (tests/baselines/test_aioli.py).
@@ -55,7 +55,7 @@ class Aioli(Mixer):
     lp_steps: Count = 6
     """Steps at each domain's mixture."""
     one_hot: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
-    """Weight of the domain that is looked at; unset for .5, or .75 of two domains."""
+    """Weight of the domain that is looked at; unset for .5, or .625 of two domains."""
     eta: Positive = 0.1
     """Step size; larger follows A more sharply."""
     ema: Share | None = 0.5
@@ -110,7 +110,7 @@ class Aioli(Mixer):
 
     def _mixtures(self, num_domains: int) -> Tensor:
         """Return the mixture of each domain's slots [K, K]: row j looks at domain j."""
-        share = self.one_hot or (0.75 if num_domains == 2 else 0.5)
+        share = self.one_hot or (0.625 if num_domains == 2 else 0.5)
         rest = (1 - share) / max(num_domains - 1, 1)
         mixtures = torch.full((num_domains, num_domains), rest).double().fill_diagonal_(share)
         return mixtures / mixtures.sum(1, keepdim=True)

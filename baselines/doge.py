@@ -18,8 +18,10 @@ Deviations: `form = "online"` trains the main model as the paper trains its prox
 run, and proxy settings are not looked at. A domain that is not in the batch keeps its last score;
 the official batches hold all domains. The loss is divided by the alpha of the domains in the batch.
 Several targets are averaged by the run's weights, where the official code sums over them; the
-universal form aligns with the probe rows of all trained domains. The average is over the alpha of
-all steps, the uniform start included.
+universal form aligns with the probe rows of all trained domains, a domain's own included; the
+official code leaves the own ones out where targets and trained domains are the same, and its
+shipped configuration aligns with one mixed batch. The average is over the alpha of all steps, the
+uniform start included.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ sangmichaelxie/doremi (doremi/trainer.py at 7cde52d).
 3. The main model trains on the mean of alpha over all steps, the first (uniform) one included.
 With several rounds, that mean becomes the reference weights of the next (section 3.1).
 
-Copies that circulate are named variants, so that you can see what they would have reported:
-`domain_clip` takes the mean of the excess before it is clipped (a domain whose proxy is ahead of
-its reference on average then counts for nothing), `eta_0.1` and `eta_0.01` are the step sizes of
-the DoGE and Aioli repositories, whose DoReMi has both (`domain_clip_eta_0.1`,
-`domain_clip_eta_0.01`).
+The clip and the step size of copies that circulate are named variants, so that you can see what
+they change: `domain_clip` takes the mean of the excess before it is clipped (a domain whose proxy
+is ahead of its reference on average then counts for nothing), `eta_0.1` and `eta_0.01` are the step
+sizes of the DoGE and Aioli repositories, whose DoReMi has both (`domain_clip_eta_0.1`,
+`domain_clip_eta_0.01`). The copies' other differences are not reproduced: DoGE's does not smooth,
+the averages of both leave the uniform start out, and both clip gradients once per domain.
 
 Needs: a reference run and a proxy run per round. Cost: both, and a forward of the reference on
 every proxy row: 2.33 runs of the proxy's size on top of the main one (3.33 in all where the proxy

@@ -6,9 +6,9 @@ the mean over its candidates. Scores are z-scored over domains, averaged over re
 into weights by one of
   softmax:        w = softmax(p / temperature)
   exponentiated:  w proportional to w_current exp(p / temperature)       (DoGE's form, 2310.15393)
-  qp:             w = argmin -p.w + rate/2 w'Qw + strength/2 |w - anchor|^2 on the simplex: the
-                  robust objective of Influence Distillation (2505.19051), with domains tied;
-                  Q = 0 unless `second_order` (harness/influence/second_order.py)
+  qp:             w = argmin -p.w + rate/2 w'Qw + strength/2 |w - anchor|^2 on the simplex; from a
+                  uniform start with `anchor = "start"` Influence Distillation's robust objective
+                  (2505.19051), domains tied; Q = 0 unless `second_order` (second_order.py)
   seed000:        shift by the lowest, normalize, clip to [.01, .9], normalize
 then held between floor and cap, except for seed000 (harness/influence/rule.py).
 

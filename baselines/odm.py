@@ -10,16 +10,18 @@ loss of domain k in a batch that was drawn with weights pi_t:
   weights:  pi_t+1(k) = (1 - K eps_t) exp(eps_t-1 R_k) / sum_j exp(eps_t-1 R_j) + eps_t
 
 Two other algorithms go by the same name in the official code (alon-albalak/online-data-mixing,
-megatron/data/data_sampling_utils.py at edbfdad): `cumulative`, which its 1B scripts select, sums
-loss_k / (10 pi_t(k)) without forgetting; `ema_exp`, which its README points to, averages
-exp(loss_k) without importance weights and uses R_k / sum_j R_j in place of the softmax.
+megatron/data/data_sampling_utils.py at edbfdad): `cumulative`, which its 1B scripts named exp3
+select, sums loss_k / (10 pi_t(k)) without forgetting; `ema_exp`, which its README points to and its
+other scripts select, some with smoothing .5, averages exp(loss_k) without importance weights and
+uses R_k / sum_j R_j in place of the softmax.
 
 In both t counts the steps of the warm-up too, so that exploration is already small at its end.
 
 Needs: training losses by domain. Cost: none.
 Defaults: a .9, warm-up 2 % of the steps (the scripts: 2,000 steps) at natural proportions.
-Deviations: none in `paper`. In `ema_exp` R is kept as its logarithm, because exp(loss) overflows
-where a loss is large; domains that were never drawn count as R = 0, as there.
+Deviations: in `paper` the rates' indices are the official code's, a step later than Algorithm 1's,
+so that the second draw explores as the first does. In `ema_exp` R is kept as its logarithm, because
+exp(loss) overflows where a loss is large; domains that were never drawn count as R = 0, as there.
 """
 
 from __future__ import annotations

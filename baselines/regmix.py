@@ -17,7 +17,9 @@ Deviations: the objective is the run's target (the paper's: Pile-CC). The first 
 prior, from which the others are drawn; weights are not rounded to multiples of 2e-4 and mixtures
 not de-duplicated. The simulated draws follow step 1, where the official notebook draws from
 Dirichlet(prior). Trees stop early on the last tenth of the proxies, which they are not fitted to,
-where there are 20 or more; the official code stops early on its test set. A leaf holds a tenth of
+where there are 20 or more, by their squared error; the official code stops early on its test set,
+by squared or absolute error, whichever stalls first. A bin of LightGBM may hold a single proxy (its
+default is 3). A leaf holds a tenth of
 the fitted proxies, 2 to 20 of them (LightGBM's default is 20, which splits nothing in a small
 swarm). A regression that predicts one loss for all mixtures leaves the prior.
 """
@@ -111,7 +113,7 @@ def linear(mixtures: np.ndarray, losses: np.ndarray) -> Callable[[np.ndarray], n
 
 
 def lightgbm(mixtures: np.ndarray, losses: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Fit gradient-boosted trees with the official settings; what differs is in the docstring."""
+    """Fit gradient-boosted trees; the module says what is not as the official code has it."""
     import lightgbm as lgb
 
     held = len(losses) // 10 if len(losses) >= 20 else 0

@@ -33,7 +33,8 @@ class Rule:
     strength: Positive = 4.0
     """For qp: pull towards the anchor (lambda)."""
     anchor: Literal["current", "start"] = "current"
-    """For qp: the mixture that the pull is towards."""
+    """For qp: the mixture that the pull is towards. Equal scores add up from the current one, and
+    have one answer from the start."""
     floor: Share = 0.02
     """No domain gets less."""
     cap: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0

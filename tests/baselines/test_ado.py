@@ -37,6 +37,47 @@ def test_a_planted_slope_survives_noise() -> None:
     assert got == pytest.approx(wanted, rel=0.1)
 
 
+def test_a_few_losses_far_off_do_not_move_the_law() -> None:
+    """Huber's 1e-3 gives an outlier the pull of a thousandth; its square would bend the law."""
+    a, e, alpha = LAWS[0]
+    rows = np.arange(1, 201) * 160.0
+    losses = np.exp(e) + np.exp(a) * rows**-alpha
+    losses[::20] *= 1.5
+
+    found = fitted_law(rows, losses, starts=16)
+
+    assert found.tolist() == pytest.approx([a, e, alpha], rel=0.02)
+
+
+def test_losses_are_smoothed_over_a_hundred_and_one_steps_by_cubics() -> None:
+    """A drop of a nat halfway is felt from 50 steps before it to 50 after; a cubic is kept."""
+    seen: list[np.ndarray] = []
+    view, mixer = FakeView(num_steps=301), ADO(start=100, every=100, ignore=0, stride=1)
+    state = mixer.init(view)
+    state["losses"][:] = 3.0
+    state["losses"][150:] = 2.0
+
+    def keep(rows: np.ndarray, losses: np.ndarray, starts: int) -> np.ndarray:
+        seen.append(losses)
+        return np.ones(3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("baselines.ado.fitted_law", keep)
+        mixer._laws(state["losses"], 3)
+
+    smooth = seen[0]
+    assert smooth[:100].tolist() == pytest.approx([3.0] * 100, abs=1e-9)
+    assert abs(smooth[100] - 3) > 1e-3
+    assert abs(smooth[199] - 2) > 1e-3
+    assert smooth[200:].tolist() == pytest.approx([2.0] * 101, abs=1e-9)
+    # a cubic is kept as it is
+    state["losses"][:] = (torch.arange(301).double() / 100 - 1.5)[:, None] ** 3 + 9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("baselines.ado.fitted_law", keep)
+        mixer._laws(state["losses"], 3)
+    assert np.allclose(seen[-1], state["losses"][:, 0].numpy(), atol=1e-9)
+
+
 def test_the_bounds_hold() -> None:
     """Losses that fall faster than n^-.8 or end below e^.5 = 1.65 are fitted at the bound."""
     rows = np.arange(1, 201) * 16.0
@@ -76,7 +117,7 @@ def test_natural_proportions_until_the_first_fit_and_a_domain_that_is_missing_ke
     None
 ):
     """The history has the last loss of a domain that was not drawn, and the batch's at first."""
-    view, mixer = FakeView(num_steps=4), ADO(start=2, every=100)
+    view, mixer = FakeView(num_steps=200), ADO(start=2, every=100)
     state = mixer.init(view)
 
     mixer.observe(view, state, batch_of([0]), torch.tensor([[2.0, 4.0]]))
@@ -107,8 +148,11 @@ def test_the_run_fits_what_its_losses_follow() -> None:
 
 def test_a_run_that_ends_before_the_first_fit_is_refused() -> None:
     """It would be natural proportions under another name."""
-    with pytest.raises(ValueError, match="start: the first fit is at 1000 of 500 steps; lower it"):
+    with pytest.raises(ValueError, match="start: first fit at 1000 of 500 steps; lower it"):
         ADO().init(FakeView(num_steps=500))
+    with pytest.raises(ValueError, match="start: first fit at 97 of 90 steps; lower it, or"):
+        ADO(start=40, every=97).check_length(90, ("a",))  # at a multiple of `every`
+    ADO(start=40, every=20).check_length(42, ("a",))
 
 
 def test_a_fit_of_too_few_points_is_noted() -> None:

@@ -18,13 +18,19 @@ PLANTED = torch.tensor(
 ).double()
 
 
-def trained(mixer: Aioli, steps: int, law: Any = PLANTED) -> tuple[ProbedView, State, list[Any]]:
-    """Return view, state and mixtures of a run whose losses follow L(t+1) = L(t) - A p exactly."""
+def trained(
+    mixer: Aioli, steps: int, law: Any = PLANTED, later: Any = None
+) -> tuple[ProbedView, State, list[Any]]:
+    """Return view, state and mixtures of a run whose losses follow L(t+1) = L(t) - A p exactly.
+
+    From the second round on A is `later`, if that is given.
+    """
     view = ProbedView(probe_losses=torch.full((3,), 5.0).double())
     state, mixtures = mixer.init(view), []
     for view.step in range(steps):
         mixtures.append(mixer.propose(view, state).clone())
-        view.probe_losses = view.probe_losses - law @ mixtures[-1]
+        now = law if later is None or view.step < mixer.every else later
+        view.probe_losses = view.probe_losses - now @ mixtures[-1]
     return view, state, mixtures
 
 
@@ -76,6 +82,18 @@ def test_without_an_average_rounds_multiply_and_with_one_they_start_over() -> No
     assert average[-1].tolist() == pytest.approx(torch.softmax(gains, 0).tolist())
 
 
+def test_the_moving_average_gives_the_past_its_weight() -> None:
+    """ema .25: a quarter of the first round's law, three quarters of the second's."""
+    mixer = Aioli(every=20, lp_rounds=1, lp_steps=2, eta=1.0, ema=0.25)
+    later = PLANTED.flip(1)
+
+    _, state, mixtures = trained(mixer, 40, PLANTED, later)
+
+    wanted = (0.25 * PLANTED + 0.75 * later) / PLANTED.sum()
+    assert torch.allclose(state["law"], wanted, atol=1e-9)
+    assert mixtures[-1].tolist() == pytest.approx(torch.softmax(wanted.sum(0), 0).tolist())
+
+
 def test_the_shipped_settings_stay_near_uniform_whatever_is_learned() -> None:
     """p ~ exp(eta c) with c >= 0 and sum 1: three domains at eta .1 get .322 to .356."""
     most = math.exp(0.1) / (math.exp(0.1) + 2)
@@ -94,7 +112,8 @@ def test_settings_that_cannot_work_are_refused_before_the_run() -> None:
         Aioli(every=60).check(("a", "b", "c"), {})
     with pytest.raises(ValueError, match=r"one_hot: 0\.5 is uniform for 2 domains; raise it"):
         Aioli(one_hot=0.5).check(("a", "b"), {})
-    Aioli().check(("a", "b"), {})  # which are looked at by .75
+    Aioli().check(("a", "b"), {})  # which are looked at by .625
+    assert Aioli()._mixtures(2).tolist() == [[0.625, 0.375], [0.375, 0.625]]
 
 
 def test_a_run_that_ends_within_learn_params_is_refused() -> None:

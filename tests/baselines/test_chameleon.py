@@ -16,14 +16,16 @@ from tests.doubles import FakeView, PlanRunner, PlanSpec, batch_of
 
 
 def test_scores_of_three_domains_by_hand() -> None:
-    """x = (3, 0), (0, 0), (-3, 0), centred already: K = [[9, 0, -9], [0, 0, 0], [-9, 0, 9]].
+    """x = (2, 1), (-2, 1), (0, -2), centred: K = x x' has 8 on (1, -1, 0) and 6 on (1, 1, -2).
 
-    Its eigenvalue 18 belongs to (1, 0, -1) / sqrt 2, so with lambda n = 3 x 2 = 6 the diagonal of
-    K (K + 6)^-1 is 18 / 24 (1/2, 0, 1/2), over its sum (1/2, 0, 1/2).
+    With lambda n = 2 x 3 = 6 the eigenvalues of K (K + 6)^-1 are 8/14 and 6/12, its diagonal
+    (2/7 + 1/12, 2/7 + 1/12, 1/3) = (31, 31, 28) / 84, and over its sum (31, 31, 28) / 90.
     """
-    embeddings = torch.tensor([[3.0, 0.0], [0.0, 0.0], [-3.0, 0.0]]).double()
+    embeddings = torch.tensor([[2.0, 1.0], [-2.0, 1.0], [0.0, -2.0]]).double()
 
-    assert leverage_scores(embeddings, 2.0).tolist() == pytest.approx([0.5, 0.0, 0.5])
+    scores = leverage_scores(embeddings, 2.0).tolist()
+
+    assert scores == pytest.approx([31 / 90, 31 / 90, 28 / 90])
 
 
 def test_the_odd_one_out_scores_most() -> None:
@@ -57,8 +59,12 @@ def test_the_plan_reads_a_uniform_proxy_and_takes_the_forms_temperature() -> Non
     assert found == {"pretraining": 5.0, "finetuning": 0.2}
 
 
+STATES = torch.tensor([[1.0, 1.0], [3.0, 1.0], [-2.0, 1.0], [0.0, -2.0]])
+"""Hidden states of four tokens; the first two have the mean (2, 1)."""
+
+
 class Layered(nn.Module):
-    """A model of two blocks: tokens are scaled by 1 in the middle and by 100 at the end."""
+    """A model of two blocks: hidden states in the middle, and a hundred times those at the end."""
 
     def __init__(self) -> None:
         """Have a base model, as transformers' models do: itself."""
@@ -66,26 +72,25 @@ class Layered(nn.Module):
         self.base_model = self._states
 
     def _states(self, input_ids: Tensor, output_hidden_states: bool) -> SimpleNamespace:
-        embedded = torch.stack([input_ids.float(), torch.zeros_like(input_ids)], -1)
+        embedded = STATES[input_ids]
         return SimpleNamespace(hidden_states=(0 * embedded, embedded, 100 * embedded))
 
 
 @pytest.mark.parametrize("form", ["pretraining", "finetuning"])
 def test_weights_of_both_forms_by_hand(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means over rows and tokens of the middle layer: 3, 0 and -3, so S = (1/2, 0, 1/2) as above.
+    """Means over rows and tokens of the middle layer, as above: S = (31, 31, 28) / 90.
 
-    Pre-training: softmax(1 / S / 1e12) keeps the odds of (2, 1e12, 2): all on the middle domain.
-    Fine-tuning at temperature 1: softmax(1/2, 0, 1/2).
+    Pre-training at temperature 2: softmax(1 / S / 2). Fine-tuning: softmax(S / 2).
     """
     view = FakeView()
     rows = batch_of([0, 0, 1, 2])
-    inputs = torch.tensor([[2, 4], [2, 4], [0, 0], [-3, -3]])
+    inputs = torch.tensor([[0, 1], [1, 0], [2, 2], [3, 3]])
     monkeypatch.setattr(view, "candidates", lambda n: replace(rows, inputs=inputs), raising=False)
     monkeypatch.setattr(view, "finished", lambda run_id: Layered())
-    mixer = ChameleonMain(proxy="p", form=form, regularization=2.0, temperature=1.0, rows=2)
+    mixer = ChameleonMain(proxy="p", form=form, regularization=2.0, temperature=2.0, rows=2)
 
     weights = mixer.init(view)["weights"].tolist()
 
-    e = math.exp(0.5)
-    odds = [0.0, 1.0, 0.0] if form == "pretraining" else [e, 1.0, e]
-    assert weights == pytest.approx([odd / sum(odds) for odd in odds])
+    scores = [31 / 90, 31 / 90, 28 / 90]
+    raw = [math.exp((1 / s if form == "pretraining" else s) / 2) for s in scores]
+    assert weights == pytest.approx([r / sum(raw) for r in raw])

@@ -45,17 +45,18 @@ def observed(view: GradientView, domains: list[int], state: dict[str, Tensor] | 
     return mixer.observe(view, state, batch_of(domains), torch.ones(len(domains), 2))
 
 
-def test_a_step_by_hand() -> None:
-    """g_a = (3, 4), g_b = (-1, 0), g_T = g_c = (1, 0); norms 5, 1, 1, mean 7/3, lr .1, mu .05.
+@pytest.mark.parametrize("rate", [0.1, 0.02])
+def test_a_step_by_hand(rate: float) -> None:
+    """g_a = (3, 4), g_b = (-1, 0), g_T = g_c = (1, 0); norms 5, 1, 1, mean 7/3, mu .05.
 
-    W = (3, -1, 1); s = .1 W / (7/3), clipped below at 0: (.9/7, 0, .3/7).
-    alpha ~ exp(s / mu) = exp(18/7, 0, 6/7).
+    W = (3, -1, 1); at lr .1 s = .1 W / (7/3), clipped below at 0: (.9/7, 0, .3/7), and
+    alpha ~ exp(s / mu) = exp(18/7, 0, 6/7); at lr .02 a fifth of the exponents.
     """
-    view = GradientView(gradients={0: [3.0, 4.0], 1: [-1.0, 0.0], 2: [1.0, 0.0]})
+    view = GradientView(gradients={0: [3.0, 4.0], 1: [-1.0, 0.0], 2: [1.0, 0.0]}, rate=rate)
 
     got = observed(view, [0, 1, 1, 2])
 
-    raw = [math.exp(18 / 7), 1.0, math.exp(6 / 7)]
+    raw = [math.exp(18 / 7 * rate / 0.1), 1.0, math.exp(6 / 7 * rate / 0.1)]
     alpha = [r / sum(raw) for r in raw]
     # the mean loss of each domain times its alpha: rows of b share theirs
     assert got.tolist() == pytest.approx([alpha[0], alpha[1] / 2, alpha[1] / 2, alpha[2]])

@@ -78,6 +78,15 @@ def test_qp_rule_solves_the_robust_objective(strength: float, expected: list[flo
     assert got.tolist() == pytest.approx(expected, abs=1e-4)
 
 
+def test_the_qp_rules_pull_is_towards_the_present_mixture_by_default() -> None:
+    """w = current + (p - mean p) / strength inside the simplex: a tenth of (.4, 0, -.4) more."""
+    mixer = Influence(floor=0.0, rule="qp", strength=10.0)
+
+    got = updated(mixer, [0.9, 0.5, 0.1], current=[0.5, 0.25, 0.25])
+
+    assert got.tolist() == pytest.approx([0.54, 0.25, 0.21], abs=1e-9)
+
+
 def test_floor_and_cap_hold() -> None:
     """The floor is paid by the others in proportion, and the cap gives back."""
     got = updated(Influence(floor=0.1, cap=0.6), [-5.0, 0.0, 5.0])

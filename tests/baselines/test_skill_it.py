@@ -48,7 +48,7 @@ def test_for_a_target_only_its_column_is_there() -> None:
 
 
 def test_weights_follow_graph_and_summed_losses() -> None:
-    """Start: eta A 1 = 2 (.75, .5, 0). After losses (1, 2, 9) and (3, 4, 9), window 2:
+    """Start: eta A 1 = 2 (.75, .5, 0). After losses (8, 8, 8), (1, 2, 9) and (3, 4, 9), window 2:
 
     2 A (4, 6, 18) = 2 (.5 x 4 + .25 x 6, .5 x 6, 0) = (7, 6, 0).
     """
@@ -62,16 +62,16 @@ def test_weights_follow_graph_and_summed_losses() -> None:
     state = mixer.init(view)
 
     start = mixer.propose(view, state)
-    for view.step, losses in ((10, [1.0, 2.0, 9.0]), (20, [3.0, 4.0, 9.0])):
+    for view.step, losses in ((10, [8.0] * 3), (20, [1.0, 2.0, 9.0]), (30, [3.0, 4.0, 9.0])):
         view.probe_losses = torch.tensor(losses)
         weights = mixer.propose(view, state)
-    view.step = 25
+    view.step = 35
     between = mixer.propose(view, state)
 
     assert start.tolist() == pytest.approx(torch.softmax(torch.tensor([1.5, 1.0, 0.0]), 0).tolist())
     assert weights.tolist() == pytest.approx(torch.softmax(torch.tensor([7.0, 6, 0]), 0).tolist())
     assert torch.equal(between, weights)
-    assert view.asked["probes"] == 2
+    assert view.asked["probes"] == 3
 
 
 def test_several_targets_weigh_in_by_the_runs_weights() -> None:

@@ -161,7 +161,7 @@ def test_a_control_that_cannot_be_is_one_line(arm: str, said: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arm", "said"),
     [
-        ("ado", "start: the first fit is at 1000 of 12 steps; lower it"),
+        ("ado", "start: first fit at 1000 of 12 steps; lower it"),
         ("shearing", "every: no update comes in 12 steps, at 50; lower it"),
         ("aioli", "lp_steps: LearnParams takes 72 of 12 steps; lower it"),
     ],

@@ -4,12 +4,13 @@ The loss of a block is
     weight (1 - Pearson over the whole block)
     + (1 - weight) mean over queries of KL(softmax(target / temp) || softmax(score / temp))
 so the first part fixes the scale over the block and the second the order within each query, most
-of all at its top. Half of the rows are the block's hardest: those with the highest target for
-any of its queries. The others are drawn from the rest. The last step's encoder is what is returned:
+of all at its top. Half of the rows are hard: drawn from those that each of its queries has its
+highest targets with, so that no one query's rows fill a block. The others are drawn from the rest. The last step's encoder is what is returned:
 nothing is chosen on rows that are evaluated, which costs the early stop that would sometimes help.
 
-Source: arXiv:2606.13668 (8 queries, 16 rows, half of them hard, temp 0.05, weight 0.5, AdamW,
-10 % warm-up and linear decay, gradients clipped to 1, 8 epochs). Deviation: an epoch goes on until
+Source: arXiv:2606.13668, in the form and with the defaults of its code (dkachlerinria/influcoder,
+influcoder/encoder.py at 00ec063: 8 queries, 16 rows, half of them hard, temp 0.05, weight 0.5,
+AdamW, 10 % warm-up and linear decay, gradients clipped to 1, 8 epochs). Deviation: an epoch goes on until
 every query and as many rows as the pool holds have been drawn, since with few queries one
 round of them would leave most of the pool out.
 """
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from harness.api import Batch
     from harness.influence.influcoder.encoder import Encoder
 
-WARM_UP = 0.1  # share of the steps; this and the next two are the paper's
+WARM_UP = 0.1  # share of the steps; this and the next two are the official code's
 WEIGHT_DECAY = 0.01
 CLIP = 1.0
 COUNTED = 16  # every 16th step's FLOPs are counted, which makes a small encoder's 4 times slower
@@ -79,10 +80,17 @@ def blocks(targets: Tensor, options: Distillation) -> Iterator[tuple[Tensor, Ten
             order = torch.randperm(num_queries, generator=made)
             waiting = torch.cat([waiting, order[~torch.isin(order, waiting)]])
         asked, waiting = waiting[:k], waiting[k:]
-        hardest = targets[asked].amax(0).argsort(descending=True, stable=True)
-        rest = hardest[num_hard:]
-        drawn = rest[torch.randperm(len(rest), generator=made)[: m - num_hard]]
-        yield asked, torch.cat([hardest[:num_hard], drawn])
+        hard = _hard(targets[asked], num_hard, made)
+        others = torch.randperm(num_rows, generator=made)
+        others = others[~torch.isin(others, hard)]
+        yield asked, torch.cat([hard, others[: m - len(hard)]])
+
+
+def _hard(targets: Tensor, most: int, made: torch.Generator) -> Tensor:
+    """Return up to `most` of the rows that queries [k, N] have their highest targets with."""
+    each = min(2 * (most // len(targets) + 1), targets.shape[1])
+    found = targets.topk(each, dim=1).indices.unique()
+    return found[torch.randperm(len(found), generator=made)[:most]]
 
 
 def distill(
