@@ -428,6 +428,9 @@ class Ablation:
             raise ValueError(f"seeds: {list(self.seeds)} names a seed twice; remove the repetition")
         if self.model.objective == "masked" and not self.batch.pack:
             raise ValueError("batch.pack: a masked model would read padding; set pack = true")
+        if self.checkpoint.keep_best and "tuning" not in self.evaluation.splits:
+            splits = 'set evaluation.splits = ["heldout", "tuning"]'
+            raise ValueError(f"checkpoint.keep_best: the best is by the tuning set; {splits}")
         _seeds_are_fresh(self.seeds, self.arms)
         check_model(self.model, self.tokenizer)
         return self
@@ -509,6 +512,8 @@ class Edit:
     """(prompt, answer) of rows that are added."""
 
 
+_EVALUATED = ("main", "equal compute")  # what tables call runs that are compared
+
 # Keys that runs were made without, by table: what such a run did, told by leaving the key out.
 _ADDED = (("batch", "pack", True), ("batch", "recompute", False), ("optimizer", "cycles", 1))
 
@@ -554,8 +559,10 @@ class RunSpec:
         """Return this spec as a run that a method asks for on the way, with `changes`.
 
         It is measured on as many rows as the main run is evaluated on, and has no cap on
-        repetitions, which is about the run that is compared.
+        repetitions, which is about the run that is compared. ValueError for a label of such a run.
         """
+        if label in _EVALUATED:
+            raise ValueError(f"{label!r} names evaluated runs; label an auxiliary run otherwise")
         rows = self.evaluation.rows if self.evaluation else self.measure_rows
         settings: dict[str, Any] = {"measure_rows": rows, "max_repetitions": None, **changes}
         return replace(self, evaluation=None, label=label, **settings)

@@ -48,6 +48,7 @@ def contents(evidence: Evidence) -> dict[str, Any]:
         "headline": headline(evidence),
         "margin": measures.margin(evidence),
         "arms": _rows(arms_table(evidence)),
+        "lowest": tables.lowest(evidence),
         "oracle": oracle(evidence),
         "noise": noise_floors(evidence),
         "domains": _by_domain(tables.domains_table(evidence)),

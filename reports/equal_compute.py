@@ -57,7 +57,7 @@ def at_equal_compute(evidence: Evidence) -> dict[str, AtEqualCompute]:
     baseline = values[evidence.header["baseline"]]
     bought = _bought_steps(evidence)
     asked = bool((evidence.header["spec"] or {}).get("equal_compute"))
-    by_runs = asked or bool((evidence.runs["role"] == LONGER).any())
+    by_runs = asked or bool((evidence.runs["kind"] == LONGER).any())
     curves = None if by_runs else along(evidence)
     borrowed = set(measures.borrowers(evidence))
     found = {}
@@ -86,7 +86,7 @@ def is_waiting(evidence: Evidence) -> bool:
     """Tell whether the baseline is still to be trained at the compute of a finished run."""
     if not (evidence.header["spec"] or {}).get("equal_compute"):
         return False
-    longer = evidence.runs[evidence.runs["role"] == LONGER]
+    longer = evidence.runs[evidence.runs["kind"] == LONGER]
     there = set(zip(longer["arm"], longer["seed"], strict=True))
     baseline = evidence.header["baseline"]
     return any(
@@ -114,19 +114,44 @@ def _by_runs(
     baseline: dict[int, float],
     bought: dict[tuple[str, int], float],
 ) -> AtEqualCompute:
-    """Subtract the longer baseline; at a seed whose overhead buys no step, the baseline itself."""
+    """Subtract the longer baseline; at a seed whose overhead buys no step, the baseline itself.
+
+    Seeds of the second kind are no comparison by themselves: which they are is decided by what the
+    arm cost, and to leave out all others would be to choose.
+    """
     runs = measures.longer_runs(evidence)
-    own = runs[runs["arm"] == arm]
+    own = runs[(runs["arm"] == arm) & runs["seed"].isin(values)]
+    common = sorted(set(values) & set(baseline))
+    same = [seed for seed in common if bought[arm, seed] == 0]
+    if own.empty:
+        reason = "no run of the baseline at its compute has finished"
+        if same:
+            reason += f", and to compare {_named(same)} alone, where its overhead buys no step, "
+            reason += "would be to choose"
+        return _nothing(reason)
     table = measures.metrics(evidence, own)
-    primary = evidence.header["primary"]
-    longer = dict(zip(table["seed"].astype(int), table[primary].astype(float), strict=True))
-    longer |= {seed: baseline[seed] for seed in baseline if bought.get((arm, seed)) == 0}
-    if not set(values) & set(longer):
-        return _nothing("no run of the baseline at its compute has finished")
+    losses = table[evidence.header["primary"]].astype(float)
+    longer = dict(zip(table["seed"].astype(int), losses, strict=True))
+    longer |= {seed: baseline[seed] for seed in same}
+    lost = [seed for seed in common if seed not in longer]
+    said = _compared(evidence, own, same, lost)
+    return AtEqualCompute("runs", paired_difference(values, longer), said)
+
+
+def _compared(evidence: Evidence, own: pd.DataFrame, same: list[int], lost: list[int]) -> str:
+    """Say how long the baseline was trained, at which seeds not longer, and which have no run."""
     steps = sorted({evidence.run_headers[run_id]["num_steps"] for run_id in own["run_id"]})
     lengths = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
     said = f"{evidence.header['baseline']} trained for {lengths} steps"
-    return AtEqualCompute("runs", paired_difference(values, longer), said)
+    if same:
+        said += f", and no longer at {_named(same)}, where the overhead buys no step"
+    if lost:
+        said += f"; without {_named(lost)}, where no such run has finished"
+    return said
+
+
+def _named(seeds: list[int]) -> str:
+    return f"seed {', '.join(map(str, seeds))}"
 
 
 def _by_curve(

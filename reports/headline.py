@@ -14,14 +14,17 @@ import pandas as pd
 from reports import measures, notation, tables
 from reports.arms import arms_table
 from reports.fidelity import ROUGHLY, fidelity_table
-from reports.load import Evidence
+from reports.load import MAIN, Evidence
 from reports.power import ALPHA, seeds_needed
 from reports.scales import budget_sentences, gap_sentences, noise_sentences
 from reports.statement import Statement
 from reports.stats import Paired, paired_difference
+from reports.takeovers import takeovers
 from reports.verdicts import PROVEN
 
 _MAX_NAMED = 4  # more differences than a sentence holds are left to the table
+_TAKE_OVER = "the controls that take over an arm's weights"
+_LOOK = "the controls that look at an arm's runs and sample with other weights"
 
 
 def headline(evidence: Evidence) -> list[Statement]:
@@ -111,7 +114,6 @@ def _methods(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
     baseline = evidence.header["baseline"]
     statements = []
     methods = frame[frame["role"] == "method"]
-    base = frame[frame["role"] == "baseline"].iloc[0]
     for row in methods[~methods["verdict"].str.startswith("no verdict")].to_dict("records"):
         words = {
             "better": f"{row['arm']} is better than {baseline}",
@@ -122,7 +124,7 @@ def _methods(evidence: Evidence, frame: pd.DataFrame) -> list[Statement]:
         kind = "proven" if row["verdict"] in PROVEN else "measured"
         text = f"{words[row['verdict']]}: {_measured(row)} bits per byte at equal training tokens. "
         text += f"{row['reason']}.{_price(row)}"
-        text += _elsewhere(row, base) if row["verdict"] == "better" else ""
+        text += _elsewhere(evidence, row["arm"]) if row["verdict"] == "better" else ""
         text += f" {notation.power(row)}." if row["verdict"] == "undecided" else ""
         statements.append(Statement(kind, text))
     withheld = methods[methods["verdict"].str.startswith("no verdict")]
@@ -147,19 +149,21 @@ def _price(row: dict[str, Any]) -> str:
     return f"{text}; at equal compute {left} ({row['equal_pairs']} seeds, descriptive)."
 
 
-def _elsewhere(row: dict[str, Any], base: pd.Series) -> str:
+def _elsewhere(evidence: Evidence, arm: str) -> str:
     """Say where an arm that is better on the primary metric is higher on another."""
     names = {"mean": "mean over domains", "worst": "worst domain", "target": "target"}
-    higher = [
-        f"{name} {notation.bits(row[metric])} against {notation.bits(base[metric])}"
-        for metric, name in names.items()
-        if row[metric] > base[metric]
-    ]
-    return (
-        f" Higher than {base['arm']} elsewhere: {'; '.join(higher)} (descriptive)."
-        if higher
-        else ""
-    )
+    higher = []
+    for metric, name in names.items():
+        if metric == evidence.header["primary"]:
+            continue
+        pair = measures.against_baseline(evidence, measures.by_seed(evidence, metric))[arm]
+        if pair.mean > 0:
+            spread = notation.interval(pair.low, pair.high)
+            higher.append(f"{name} {notation.signed(pair.mean)} {spread}".strip())
+    if not higher:
+        return ""
+    told = f"Higher than {evidence.header['baseline']} elsewhere, paired by seed"
+    return f" {told}: {'; '.join(higher)} (descriptive)."
 
 
 def _measured(row: dict[str, Any]) -> str:
@@ -196,17 +200,23 @@ def _is_unsearched(evidence: Evidence, arm: measures.Arm) -> bool:
 
 
 def _replays(evidence: Evidence) -> list[Statement]:
-    """Set each arm beside the control that takes its weights over: does looking gain anything?"""
+    """Set each arm beside the controls that look at its runs: does looking itself gain anything?
+
+    Those that take its weights over stand apart from those that make other weights of them.
+    """
     values = measures.by_seed(evidence, evidence.header["primary"])
-    parts = [
-        f"{other} less {label} {_numbers(paired_difference(values[other], values[label]))}"
-        for label, other in measures.looked_at(evidence).items()
-        if set(values[label]) & set(values[other])
+    same = {label for labels in takeovers(evidence).values() for label in labels}
+    told: dict[str, list[str]] = {}
+    for label, other in measures.looked_at(evidence).items():
+        if set(values[label]) & set(values[other]):
+            pair = paired_difference(values[other], values[label])
+            what = _TAKE_OVER if label in same else _LOOK
+            told.setdefault(what, []).append(f"{other} less {label} {_numbers(pair)}")
+    return [
+        Statement("measured", f"Against {what}: {'; '.join(told[what])}. Descriptive, not tested.")
+        for what in (_TAKE_OVER, _LOOK)
+        if what in told
     ]
-    if not parts:
-        return []
-    text = f"Against the controls that take over an arm's weights: {'; '.join(parts)}."
-    return [Statement("measured", f"{text} Descriptive, not tested.")]
 
 
 def _outcome(pair: Paired) -> str:
@@ -257,7 +267,7 @@ def _overheads(frame: pd.DataFrame) -> list[Statement]:
 
 
 def _problems(evidence: Evidence) -> list[Statement]:
-    main = evidence.runs[evidence.runs["role"] == "main"]
+    main = evidence.runs[evidence.runs["kind"] == MAIN]
     lost = int((main["status"] != "finished").sum())
     if not lost:
         return []

@@ -23,8 +23,9 @@ from harness.records import read_records
 from reports.columns import Collected, Json
 
 SCHEMA = 1
-LONGER = "equal compute"
-"""The role of the baseline's run at an arm's compute: evaluated, and no part of the arm's bill."""
+MAIN, AUXILIARY, LONGER = "main", "auxiliary", "equal compute"
+"""Kinds of run: the one that is compared; one that a plan asked for beside it; and the baseline's
+at an arm's compute, which is evaluated and no part of the arm's bill."""
 ACCOUNTS = ("train", "mixer", "eval", "save")
 UNITS = ("seconds", "flops", "tokens", "peak_bytes")
 COST_COLUMNS = [f"{account}_{unit}" for account in ACCOUNTS for unit in UNITS]
@@ -34,10 +35,11 @@ COST_COLUMNS = [f"{account}_{unit}" for account in ACCOUNTS for unit in UNITS]
 class Evidence:
     """What the records of one ablation say.
 
-    `runs` has a row for each arm, seed and run: role "main", LONGER, or that of an auxiliary run;
-    `evals`, `steps`, `notes`, `weights`, `probes` and `documents` are keyed by `run_id`. Losses are
-    nats per token, `seconds` counts from the start of training, `weights.rows` are rows drawn in
-    that step, `documents` are sums over the evaluated targets of each document, at the last step.
+    `runs` has a row for each arm, seed and run. Its `kind` decides what it counts as; its `role` is
+    for readers: the kind, or what an auxiliary run's plan calls it, which may be any word. `evals`,
+    `steps`, `notes`, `weights`, `probes` and `documents` are keyed by `run_id`. Losses are nats per
+    token, `seconds` counts from the start of training, `weights.rows` are rows drawn in that step,
+    `documents` are sums over the evaluated targets of each document, at the last step.
     """
 
     out_dir: Path
@@ -124,7 +126,7 @@ def _grid(header: Json) -> pd.DataFrame:
     for arm, entry in header["arms"].items():
         same = {"arm": arm, "method": entry["method"], "control": bool(entry.get("control"))}
         for run in entry["runs"]:
-            main = {"seed": run["seed"], "role": "main", "status": run["status"]}
+            main = {"seed": run["seed"], "status": run["status"], "kind": MAIN, "role": MAIN}
             planned = {"plan_seconds": run.get("plan_seconds", 0.0)}
             rows.append(
                 same | main | planned | {"run_id": run.get("run_id"), "reason": run.get("reason")},
@@ -132,11 +134,12 @@ def _grid(header: Json) -> pd.DataFrame:
             # A plan may ask for one run twice; it trained once and is billed once.
             distinct = {a["run_id"]: a["role"] for a in run.get("auxiliary") or []}
             for run_id, role in distinct.items():
-                rows.append(same | main | {"role": role, "status": None, "run_id": run_id})
+                asked = {"kind": AUXILIARY, "role": role, "status": None, "run_id": run_id}
+                rows.append(same | main | asked)
             if longer := run.get("equal_compute"):
                 told = {key: longer.get(key) for key in ("status", "run_id", "reason")}
-                rows.append(same | main | told | {"role": LONGER})
-    columns = ["arm", "method", "control", "seed", "role", "status", "run_id", "reason"]
+                rows.append(same | main | told | {"kind": LONGER, "role": LONGER})
+    columns = ["arm", "method", "control", "seed", "kind", "role", "status", "run_id", "reason"]
     columns += ["plan_seconds"]
     grid = pd.DataFrame(rows, columns=columns, dtype=object)  # so that None stays None
     return grid.astype({"control": bool, "seed": int})
@@ -159,7 +162,7 @@ def _with_state(
             # A run that failed before it wrote anything keeps its own reason.
             stopped = row.status in ("pending", "running", "failed", "interrupted")
             status, reason = (row.status, row.reason) if stopped else problems[row.run_id]
-        elif status == "finished" and row.role in ("main", LONGER):
+        elif status == "finished" and row.kind != AUXILIARY:
             problem = None
             if row.run_id not in complete:
                 own = evals[evals["run_id"] == row.run_id]

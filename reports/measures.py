@@ -8,11 +8,12 @@ depend on what ran before it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
 
-from reports.load import LONGER, Evidence
+from reports.load import AUXILIARY, LONGER, MAIN, Evidence
 from reports.once import once
 from reports.power import ALPHA, smallest_p
 from reports.stats import Paired, paired_difference
@@ -64,7 +65,10 @@ def borrowers(evidence: Evidence) -> list[str]:
 
 
 def looked_at(evidence: Evidence) -> dict[str, str]:
-    """Return the arm whose runs each borrower looks at, such as a replay's; by borrower."""
+    """Return the arm whose runs each borrower looks at, by borrower, whatever it makes of them.
+
+    Which borrowers take that arm's weights over is for `reports.takeovers` to tell.
+    """
     owners: dict[str, str] = {}
     for run in evidence.runs.itertuples():
         owners.setdefault(run.run_id, run.arm)  # of arms that share a run, the one declared first
@@ -97,18 +101,18 @@ def margin(evidence: Evidence) -> float | None:
 def main_runs(evidence: Evidence) -> pd.DataFrame:
     """Return the main runs whose numbers may be used."""
     runs = evidence.runs
-    return runs[(runs["role"] == "main") & (runs["status"] == "finished")]
+    return runs[(runs["kind"] == MAIN) & (runs["status"] == "finished")]
 
 
 def longer_runs(evidence: Evidence) -> pd.DataFrame:
     """Return the baseline's finished runs at an arm's compute, a row for each such arm and seed."""
     runs = evidence.runs
-    return runs[(runs["role"] == LONGER) & (runs["status"] == "finished")]
+    return runs[(runs["kind"] == LONGER) & (runs["status"] == "finished")]
 
 
 def auxiliary_runs(evidence: Evidence) -> pd.DataFrame:
     """Return the runs that arms asked for beside their main ones, in every state."""
-    return evidence.runs[~evidence.runs["role"].isin(["main", LONGER])]
+    return evidence.runs[evidence.runs["kind"] == AUXILIARY]
 
 
 def final_evals(evidence: Evidence, runs: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -193,7 +197,7 @@ def costs(evidence: Evidence) -> pd.DataFrame:
 
 def _highest_peak(evidence: Evidence, table: pd.DataFrame) -> pd.Series:
     """Return the peak memory of training and mixer over each plan's runs, auxiliary ones too."""
-    runs = evidence.runs[evidence.runs["role"] != LONGER]
+    runs = evidence.runs[evidence.runs["kind"] != LONGER]
     peaks = runs[["arm", "seed"]].assign(
         peak=runs[["train_peak_bytes", "mixer_peak_bytes"]].max(axis=1)
     )
@@ -204,17 +208,40 @@ def _highest_peak(evidence: Evidence, table: pd.DataFrame) -> pd.Series:
     )
 
 
+def against_baseline(
+    evidence: Evidence, values: Mapping[str, Mapping[int, float]]
+) -> dict[str, Paired]:
+    """Return the paired differences of every other arm's values by seed to the baseline's.
+
+    Means of different sets of seeds do not compare; differences to one baseline do. An arm that
+    shares no seed with it is left out.
+    """
+    label = evidence.header["baseline"]
+    baseline = values.get(label, {})
+    return {
+        arm: paired_difference(own, baseline)
+        for arm, own in values.items()
+        if arm != label and set(own) & set(baseline)
+    }
+
+
+def lowest(evidence: Evidence, values: Mapping[str, Mapping[int, float]]) -> set[str]:
+    """Name the arms whose values by seed are lowest, ranked by `against_baseline`, ties included.
+
+    None where no arm shares a seed with the baseline.
+    """
+    means = {arm: pair.mean for arm, pair in against_baseline(evidence, values).items()}
+    if not means:
+        return set()
+    means[evidence.header["baseline"]] = 0.0
+    return {arm for arm, mean in means.items() if mean == min(means.values())}
+
+
 @once
 def judge(evidence: Evidence) -> dict[str, Judged]:
     """Compare every arm but the baseline with it on the primary metric, and judge the methods."""
-    values = by_seed(evidence, evidence.header["primary"])
-    baseline = values[evidence.header["baseline"]]
     others = [arm for arm in arms(evidence) if arm.role != "baseline"]
-    paired = {
-        arm.label: paired_difference(values[arm.label], baseline)
-        for arm in others
-        if set(values[arm.label]) & set(baseline)
-    }
+    paired = against_baseline(evidence, by_seed(evidence, evidence.header["primary"]))
     tested = family(evidence)
     words = _wait(evidence, tested) or verdicts(tested, paired, margin(evidence))
     descriptive = Verdict("control", math.nan, "descriptive: outside the family of methods")
@@ -256,7 +283,7 @@ def _with_caveat(evidence: Evidence, arm: str, verdict: Verdict) -> Verdict:
 def _seeds(evidence: Evidence, labels: list[str], states: tuple[str, ...]) -> str:
     """Name the main runs of these arms that are in one of these states, or return ''."""
     runs = evidence.runs
-    wanted = runs[(runs["role"] == "main") & runs["status"].isin(states)]
+    wanted = runs[(runs["kind"] == MAIN) & runs["status"].isin(states)]
     named = []
     for label in dict.fromkeys(labels):
         seeds = [str(seed) for seed in wanted[wanted["arm"] == label]["seed"]]

@@ -3,9 +3,9 @@
 The two are other documents, so a gap by itself says nothing: some text is easier. Nor does the
 difference to the baseline: how far the two lie apart moves with how much of the target was trained
 on, for arms too that cannot look. What tells is the difference to a control that takes over the
-arm's weights without looking: an arm whose gap is above its control's has fitted the probe set. In
-nats per token, because a corpus keeps the bytes of tokens only where results are reported; the
-tokenizer is everyone's.
+arm's weights without looking (by the records: reports/takeovers.py): an arm whose gap is above its
+control's has fitted the probe set. In nats per token, because a corpus keeps the bytes of tokens
+only where results are reported; the tokenizer is everyone's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from reports.load import Evidence
 from reports.once import once
 from reports.statement import Statement
 from reports.stats import Paired, paired_difference, t_interval
+from reports.takeovers import takeovers
 
 FEW = 3
 """Pairs below which an interval is no ground for a word."""
@@ -46,7 +47,7 @@ class Gap(NamedTuple):
 def gaps(evidence: Evidence) -> list[Gap]:
     """Return the gap of every arm whose finished runs measured the probe set; [] without any."""
     values = by_seed(evidence)
-    controls = {other: label for label, other in measures.looked_at(evidence).items()}
+    controls = {arm: labels[0] for arm, labels in takeovers(evidence).items()}
     found = []
     for arm in measures.arms(evidence):
         own = values.get(arm.label)

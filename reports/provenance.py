@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from reports import notation, tables
-from reports.load import Evidence
+from reports.load import MAIN, Evidence
 
 _SPLITS = ("train", "probe", "tuning", "heldout")
 _ENVIRONMENT = ("device", "device_name", "threads", "precision", "git_commit", "git_dirty")
@@ -55,9 +55,11 @@ def _corpus_row(domain: str, entry: dict[str, Any]) -> dict[str, Any]:
 def run_ids(evidence: Evidence) -> list[tuple[str, list[tuple[int, list[tuple[str, str]]]]]]:
     """Nest the runs behind the numbers: arm, then seed, then (role, run id).
 
-    What a control looks at is another arm's and stands there with its roles; here it is named.
+    A main run's role is "", since a plan may call an auxiliary one by any word. What a control
+    looks at is another arm's and stands there with its roles; here it is named.
     """
     table = tables.run_ids_table(evidence)
+    table["role"] = table["role"].mask(table["kind"] == MAIN, "")
     nested = []
     for arm, rows in table.groupby("arm", sort=False):
         cells = {run["seed"]: run for run in evidence.header["arms"][str(arm)]["runs"]}

@@ -7,10 +7,8 @@ Losses are means over the finished seeds of an arm; differences are paired by se
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich import box
 from rich.markup import escape
@@ -47,10 +45,12 @@ _LABEL = 17  # columns of a label beside all others in a terminal of 100
 def domains_table(evidence: Evidence) -> pd.DataFrame:
     """Return one row per domain and arm: held-out bits per byte and nats per token.
 
-    Every evaluated domain is in it; `trained` is False for those that no batch was drawn from.
+    Every evaluated domain is in it; `trained` is False for those that no batch was drawn from, and
+    `is_lowest` True for the arm that is lowest there by differences paired by seed.
     """
     final = measures.final_evals(evidence)
     final = final[final["split"] == "heldout"]
+    best = {domain: _lowest_on(evidence, own) for domain, own in final.groupby("domain")}
     both = final.groupby(["domain", "arm"])[["bits_per_byte", "nats_per_token"]].mean()
     domains = evidence.header["probe_domains"]
     labels = [arm.label for arm in measures.arms(evidence)]
@@ -58,7 +58,26 @@ def domains_table(evidence: Evidence) -> pd.DataFrame:
     table = both.reindex(grid).reset_index()
     table["trained"] = table["domain"].isin(measures.trained_domains(evidence))
     table["target_weight"] = table["domain"].map(evidence.header["targets"]).fillna(0.0)
+    cells = zip(table["domain"], table["arm"], strict=True)
+    table["is_lowest"] = [arm in best.get(domain, ()) for domain, arm in cells]
     return table
+
+
+def _lowest_on(evidence: Evidence, final: pd.DataFrame) -> set[str]:
+    """Name the arms that are lowest in the evaluations of one domain."""
+    values = {
+        str(arm): dict(zip(own["seed"], own["bits_per_byte"], strict=True))
+        for arm, own in final.groupby("arm")
+    }
+    return measures.lowest(evidence, values)
+
+
+def lowest(evidence: Evidence) -> dict[str, set[str]]:
+    """Return by metric the arms that are lowest, by differences to the baseline paired by seed."""
+    return {
+        metric: measures.lowest(evidence, measures.by_seed(evidence, metric))
+        for metric in measures.METRICS
+    }
 
 
 def costs_table(evidence: Evidence) -> pd.DataFrame:
@@ -102,9 +121,9 @@ def run_ids_table(evidence: Evidence) -> pd.DataFrame:
     """Return every run behind the numbers: finished main and longer runs, auxiliary ones billed."""
     used = measures.main_runs(evidence)[["arm", "seed"]]
     runs = evidence.runs[
-        (evidence.runs["role"] != LONGER) | (evidence.runs["status"] == "finished")
+        (evidence.runs["kind"] != LONGER) | (evidence.runs["status"] == "finished")
     ]
-    return runs.merge(used, on=["arm", "seed"])[["arm", "seed", "role", "run_id"]]
+    return runs.merge(used, on=["arm", "seed"])[["arm", "seed", "kind", "role", "run_id"]]
 
 
 def results_table(evidence: Evidence) -> pd.DataFrame:
@@ -162,15 +181,15 @@ def terminal_table(evidence: Evidence, narrow: bool = False) -> Table:
     table.add_column("difference* [95 % interval]", justify="right", no_wrap=True)
     table.add_column("overhead", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    lowest = {metric: np.nanmin([*frame[metric], math.inf]) for metric in shown}
+    best = lowest(evidence)
     for row in frame.to_dict("records"):
         cells = [notation.bits(row[metric]) for metric in shown]
-        bold = [row[metric] == lowest[metric] for metric in shown]
+        bold = [row["arm"] in best[metric] for metric in shown]
         difference = notation.signed(row["difference"]) if row["num_pairs"] else ""
         table.add_row(
             escape(row["arm"]),
             *([f"{row['num_seeds']}/{row['declared_seeds']}"] if with_seeds else []),
-            *(f"[bold]{cell}[/]" if best else cell for cell, best in zip(cells, bold, strict=True)),
+            *(f"[bold]{cell}[/]" if b else cell for cell, b in zip(cells, bold, strict=True)),
             f"{difference} {notation.interval(row['low'], row['high'])}".strip(),
             notation.percent(row["overhead_seconds_percent"]),
             f"[{_STYLES.get(row['verdict'], 'none')}]{row['verdict']}[/]",
@@ -187,6 +206,11 @@ def _caption(evidence: Evidence, frame: pd.DataFrame) -> str:
         f"{header['baseline']}, paired by seed: negative is better.",
         "Overhead: seconds beyond training, auxiliary runs included, in % of training.",
     ]
+    finished = measures.main_runs(evidence).groupby("arm")["seed"].agg(frozenset)
+    if finished.nunique() > 1:
+        lines.append(
+            "Bold: lowest by differences paired by seed; means of other seeds do not rank."
+        )
     declared = measures.margin(evidence)
     if declared is not None:
         lines.append(f"Margin: a difference within {declared:g} is not worth having.")

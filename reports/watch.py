@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reports.build import write
 from reports.equal_compute import is_waiting
-from reports.load import Evidence, load
+from reports.load import MAIN, Evidence, load
 from reports.measures import UNFINISHED
 
 
@@ -21,7 +21,7 @@ def watch(out: Path, name: str | None, every: float) -> Iterator[str]:
     seen: object = None
     while True:
         evidence = load(out, name)
-        main = evidence.runs[evidence.runs["role"] == "main"]
+        main = evidence.runs[evidence.runs["kind"] == MAIN]
         waiting = main["status"].isin(UNFINISHED)
         state = _state(evidence)
         if state != seen:

@@ -496,3 +496,12 @@ def test_a_spec_survives_the_round_trip_through_toml(tmp_path: Path, spec: dict[
         assert again.arms[label].settings.weights == wanted
     assert again.seeds == tuple(spec["seeds"])
     assert again.optimizer.learning_rate == spec["optimizer"].get("learning_rate", 1e-3)
+
+
+def test_the_best_checkpoint_is_kept_only_where_the_tuning_set_is_evaluated(tmp_path: Path) -> None:
+    keep = "[checkpoint]\nkeep_best = true\n"
+
+    (line,) = complaint(tmp_path, GOOD + keep)
+
+    assert "checkpoint.keep_best: the best is by the tuning set; set evaluation.splits" in line
+    assert load(tmp_path, GOOD + keep + '[evaluation]\nsplits = ["heldout", "tuning"]\n')

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,46 @@ def run_id_of(name: str, arm: str, seed: int) -> str:
 def edit(path: Path, **changes: Any) -> None:
     """Change top-level keys of a JSON file."""
     _write_json(path, json.loads(path.read_text()) | changes)
+
+
+def borrow(out: Path, arm: str, other: str, made: Callable[[np.ndarray, int], np.ndarray]) -> None:
+    """Let `arm` look at the runs of `other` and sample with what `made` makes of their weights.
+
+    `made` gets the weights [S, K] and the seed, and returns [S, K].
+    """
+    path = out / "ablations" / "demo.json"
+    header = json.loads(path.read_text())
+    for cell in header["arms"][arm]["runs"]:
+        shown = run_id_of("demo", other, cell["seed"])
+        cell["shown"] = [shown]
+        weights = np.array([r["weights"] for r in _read(out, shown) if r["kind"] == "step"])
+        own = iter(made(weights, cell["seed"]).tolist())
+        records = _read(out, cell["run_id"])
+        records = [r | {"weights": next(own)} if r["kind"] == "step" else r for r in records]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (out / "runs" / cell["run_id"] / "records.jsonl").write_text(lines)
+    header["arms"][arm] |= {"control": True, "data_seed": None}
+    _write_json(path, header)
+
+
+def averaged(weights: np.ndarray, seed: int) -> np.ndarray:
+    """Return the mean over time, as often: what a replay samples with."""
+    return np.broadcast_to(weights.mean(0), weights.shape)
+
+
+def shuffled(weights: np.ndarray, seed: int) -> np.ndarray:
+    """Return the weights in another order."""
+    return np.random.default_rng(seed).permutation(weights)
+
+
+def wandered(weights: np.ndarray, seed: int) -> np.ndarray:
+    """Return weights that start where these do, move as far, and end elsewhere."""
+    return weights[0] - np.roll(weights - weights[0], 1, axis=1)
+
+
+def _read(out: Path, run_id: str) -> list[dict[str, Any]]:
+    lines = (out / "runs" / run_id / "records.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def _entry(

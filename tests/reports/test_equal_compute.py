@@ -115,22 +115,36 @@ def test_the_run_ids_of_the_longer_baseline_are_named(longer: Path) -> None:
     ).markdown.read_text().replace("\\", "")
 
 
-def test_a_seed_that_buys_no_step_takes_the_baseline_itself(longer: Path, tmp_path: Path) -> None:
-    """At seed 0 the overhead is gone; at the others it is as before."""
-    write_out(tmp_path, num_seeds=3, longer=-0.03)
+def without_overhead(out: Path, seed: int) -> None:
+    """Let DoReMi's overhead at one seed buy no step, so that no longer run is asked for there."""
     for role in ("reference", "proxy"):
-        path = tmp_path / "runs" / run_id_of("demo", f"doremi-{role}", 0) / "run.json"
+        path = out / "runs" / run_id_of("demo", f"doremi-{role}", seed) / "run.json"
         costs = json.loads(path.read_text())["costs"]
         costs["train"]["flops"] = 0.0
         edit(path, costs=costs)
-    path = tmp_path / "ablations" / "demo.json"
+    path = out / "ablations" / "demo.json"
     arms = json.loads(path.read_text())["arms"]
-    del arms["doremi"]["runs"][0]["equal_compute"]
+    del arms["doremi"]["runs"][seed]["equal_compute"]
     edit(path, arms=arms)
+
+
+def lose(out: Path, seed: int, status: str) -> None:
+    """Let the longer run of DoReMi's 60 steps at a seed be in another state."""
+    path = out / "runs" / run_id_of("demo", "longer-60", seed) / "run.json"
+    edit(path, status=status, reason="no memory" if status == "failed" else None)
+
+
+def test_a_seed_that_buys_no_step_takes_the_baseline_itself(tmp_path: Path) -> None:
+    """At seed 0 the overhead is gone; at the others it is as before."""
+    write_out(tmp_path, num_seeds=3, longer=-0.03)
+    without_overhead(tmp_path, 0)
     values = measures.by_seed(load(tmp_path), "target")
 
-    pair = found(tmp_path, "doremi").paired
+    doremi = found(tmp_path, "doremi")
 
+    said = "uniform trained for 120 steps, and no longer at seed 0, where the overhead buys no step"
+    assert doremi.said == said
+    pair = doremi.paired
     assert pair is not None
     assert pair.differences[0] == pytest.approx(values["doremi"][0] - values["uniform"][0])
     assert pair.differences[1] == pytest.approx(
@@ -140,14 +154,15 @@ def test_a_seed_that_buys_no_step_takes_the_baseline_itself(longer: Path, tmp_pa
 
 def test_a_longer_run_that_failed_is_left_out_and_shown(tmp_path: Path) -> None:
     write_out(tmp_path, num_seeds=3, longer=-0.03)
-    path = tmp_path / "runs" / run_id_of("demo", "longer-60", 1) / "run.json"
-    edit(path, status="failed", reason="no memory")
+    lose(tmp_path, 1, "failed")
 
-    pair = found(tmp_path, "doremi").paired
+    doremi = found(tmp_path, "doremi")
     problems = tables.problems_table(load(tmp_path))
 
-    assert pair is not None
-    assert set(pair.differences) == {0, 2}
+    assert doremi.paired is not None
+    assert set(doremi.paired.differences) == {0, 2}
+    said = "uniform trained for 120 steps; without seed 1, where no such run has finished"
+    assert doremi.said == said
     assert problems[["arm", "role", "reason"]].to_numpy().tolist() == [
         ["doremi", LONGER, "no memory"]
     ]
@@ -164,6 +179,37 @@ def test_runs_that_are_still_to_come_leave_the_column_empty(tmp_path: Path) -> N
     assert found(tmp_path, "doremi") == AtEqualCompute(
         "", None, "no run of the baseline at its compute has finished"
     )
+
+
+@pytest.mark.parametrize("status", ["failed", "running"])
+def test_seeds_that_buy_no_step_alone_are_no_comparison(tmp_path: Path, status: str) -> None:
+    """To compare them would leave out every seed at which the arm cost more."""
+    write_out(tmp_path, num_seeds=3, longer=-0.03)
+    without_overhead(tmp_path, 0)
+    for seed in (1, 2):
+        lose(tmp_path, seed, status)
+
+    doremi = found(tmp_path, "doremi")
+
+    assert (doremi.how, doremi.paired) == ("", None)
+    assert doremi.said == (
+        "no run of the baseline at its compute has finished, and to compare seed 0 alone, where "
+        "its overhead buys no step, would be to choose"
+    )
+    assert doremi.said in build(tmp_path).html.read_text()
+
+
+def test_a_longer_run_counts_only_at_a_seed_that_the_arm_has(tmp_path: Path) -> None:
+    """The one that has finished stands beside a run of the arm that has not."""
+    write_out(tmp_path, num_seeds=3, longer=-0.03)
+    without_overhead(tmp_path, 0)
+    lose(tmp_path, 1, "failed")
+    edit(tmp_path / "runs" / run_id_of("demo", "doremi", 2) / "run.json", status="failed")
+
+    doremi = found(tmp_path, "doremi")
+
+    assert (doremi.how, doremi.paired) == ("", None)
+    assert "to compare seed 0 alone" in doremi.said
 
 
 def test_the_report_says_what_was_compared(longer: Path) -> None:

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.records import read_records
 from reports import measures
-from reports.load import ablations, load
+from reports.equal_compute import at_equal_compute
+from reports.load import LONGER, ablations, load
+from reports.provenance import run_ids
 from tests.reports.synthetic import TRAINED, edit, run_id_of, write_out
 
 
@@ -30,6 +33,25 @@ def test_every_run_is_listed_and_every_record_is_read(three: Path) -> None:
     assert len(evidence.weights) == len(evidence.steps) * len(TRAINED)
     assert len(evidence.evals) == 12 * 7 * 6
     assert set(evidence.notes["name"]) == {"fidelity", "rebalance"}
+
+
+@pytest.mark.parametrize("word", ["main", LONGER])
+def test_what_a_run_counts_as_does_not_hang_on_what_its_plan_calls_it(
+    tmp_path: Path, three: Path, word: str
+) -> None:
+    """An auxiliary run is billed and needs no evaluation, whatever its role."""
+    path = write_out(tmp_path, num_seeds=3) / "ablations" / "demo.json"
+    path.write_text(path.read_text().replace('"role": "proxy"', f'"role": "{word}"'))
+    named, usual = load(tmp_path), load(three)
+
+    assert set(named.runs["role"]) == {"main", "reference", word}
+    assert named.runs["kind"].value_counts().to_dict() == {"main": 12, "auxiliary": 6}
+    assert set(named.runs["status"]) == {"finished"}
+    pd.testing.assert_frame_equal(measures.costs(named), measures.costs(usual))
+    assert len(measures.main_runs(named)) == 12
+    assert not at_equal_compute(named)["doremi"].how
+    ids = dict(run_ids(named))["doremi"]
+    assert [[role for role, _ in runs] for _, runs in ids] == [["", "reference", word]] * 3
 
 
 def test_a_domain_that_was_not_in_the_batch_has_no_training_loss(three: Path) -> None:

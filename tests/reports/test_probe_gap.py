@@ -13,7 +13,15 @@ from reports.build import build
 from reports.cautions import cautions
 from reports.load import load
 from reports.probe_gap import by_seed, gaps
-from tests.reports.synthetic import TARGET, run_id_of, write_out
+from tests.reports.synthetic import (
+    EFFECTS,
+    TARGET,
+    averaged,
+    borrow,
+    run_id_of,
+    wandered,
+    write_out,
+)
 
 
 def fit(out: Path, arm: str, seed: int, by: float) -> None:
@@ -39,13 +47,10 @@ def test_a_gap_is_held_out_minus_probe_on_the_target(eight: Path) -> None:
 
 
 def replayed(out: Path, num_seeds: int = 6) -> Path:
-    """Write an ablation in which `half` takes over influence's weights."""
-    write_out(out, num_seeds=num_seeds)
-    path = out / "ablations" / "demo.json"
-    header = json.loads(path.read_text())
-    for cell in header["arms"]["half"]["runs"]:
-        cell["shown"] = [run_id_of("demo", "influence", cell["seed"])]
-    path.write_text(json.dumps(header))
+    """Write an ablation in which `half` takes over influence's weights, and `again` walks."""
+    write_out(out, num_seeds=num_seeds, effects={**EFFECTS, "again": 0.0})
+    borrow(out, "half", "influence", averaged)
+    borrow(out, "again", "influence", wandered)
     return out
 
 
@@ -65,6 +70,20 @@ def test_an_arm_without_such_a_control_has_a_gap_and_no_reading(eight: Path) -> 
     for gap in gaps(load(eight)):
         assert gap.beyond is None
         assert gap.reading == ""
+
+
+def test_a_control_with_other_weights_is_none_to_read_a_gap_beside(tmp_path: Path) -> None:
+    """It looked no more than a replay did, but its gap is that of another mixture."""
+    write_out(tmp_path, num_seeds=6, effects={**EFFECTS, "again": 0.0})
+    borrow(tmp_path, "again", "influence", wandered)
+    for seed in range(6):
+        fit(tmp_path, "influence", seed, 0.04)
+    evidence = load(tmp_path)
+    (found,) = [gap for gap in gaps(evidence) if gap.arm == "influence"]
+
+    assert measures.looked_at(evidence) == {"again": "influence"}
+    assert (found.control, found.beyond, found.reading) == ("", None, "")
+    assert [caution for caution in cautions(evidence) if caution.code == "probe"] == []
 
 
 def test_an_arm_that_has_fitted_the_probe_set_is_named(tmp_path: Path) -> None:

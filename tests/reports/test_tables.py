@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from harness.records import read_records
 from reports import measures, notation, tables
 from reports.arms import arms_table
+from reports.build import build
+from reports.contents import contents
 from reports.effects import detectable_effect, seeds_for
 from reports.headline import headline
 from reports.load import load
-from tests.reports.synthetic import EFFECTS, TARGET, edit, run_id_of, write_out
+from tests.reports.synthetic import EFFECTS, TARGET, TRAINED, edit, run_id_of, write_out
 
 
 def arms(out: Path) -> dict[str, dict[str, Any]]:
@@ -24,6 +29,16 @@ def arms(out: Path) -> dict[str, dict[str, Any]]:
 
 def sentences(out: Path) -> str:
     return "\n".join(statement.text for statement in headline(load(out)))
+
+
+def bold(out: Path) -> dict[str, list[str]]:
+    """Return by column the cells of the terminal's table that are in bold."""
+    columns = tables.terminal_table(load(out)).columns
+    cells = {str(column.header): [str(cell) for cell in column.cells] for column in columns}
+    return {
+        name: [cell[len("[bold]") : -len("[/]")] for cell in own if cell.startswith("[bold]")]
+        for name, own in cells.items()
+    }
 
 
 def printed(out: Path, width: int = 100) -> str:
@@ -208,6 +223,92 @@ def test_a_long_label_takes_the_room_of_the_seeds(tmp_path: Path) -> None:
     lines = console.export_text().splitlines()
     assert any(line.startswith(" half_of_everything ") for line in lines)
     assert lines[0].rstrip().endswith(", 2 seeds")
+
+
+def without_the_easiest(out: Path) -> Path:
+    """Nine seeds, of which influence has lost the one that was easiest for all arms."""
+    write_out(out, num_seeds=9, noise=0.0002, effects={"uniform": 0.0, "influence": -0.005})
+    easiest = min(measures.by_seed(load(out), "target")["uniform"].items(), key=itemgetter(1))[0]
+    path = out / "runs" / run_id_of("demo", "influence", easiest) / "run.json"
+    edit(path, status="failed", reason="no memory")
+    return out
+
+
+def raise_losses(out: Path, arm: str, domain: str, by: float) -> None:
+    """Raise the held-out losses of an arm's runs on a domain."""
+    for seed in load(out).header["seeds"]:
+        path = out / "runs" / run_id_of("demo", arm, seed) / "records.jsonl"
+        records = read_records(path)
+        for record in records:
+            if record["kind"] == "eval" and record["domain"] == domain:
+                record["bits_per_byte"] += by
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_what_is_higher_elsewhere_is_so_at_common_seeds(tmp_path: Path) -> None:
+    """The means of influence are higher for want of an easy seed, the primary one too."""
+    without_the_easiest(tmp_path)
+    for domain in set(TRAINED) - {TARGET}:
+        raise_losses(tmp_path, "influence", domain, -0.005)
+    row = arms(tmp_path)
+    for metric in measures.METRICS:
+        assert row["influence"][metric] > row["uniform"][metric]
+    assert "influence is better than uniform" in sentences(tmp_path)
+    assert "elsewhere" not in sentences(tmp_path)
+
+    raise_losses(tmp_path, "influence", "code", 0.5)
+
+    evidence = load(tmp_path)
+    pairs = {
+        metric: measures.against_baseline(evidence, measures.by_seed(evidence, metric))["influence"]
+        for metric in ("mean", "worst")
+    }
+    told = {
+        m: f"{notation.signed(p.mean)} {notation.interval(p.low, p.high)}" for m, p in pairs.items()
+    }
+    assert pairs["mean"].num_pairs == 8
+    assert 0.09 < pairs["mean"].mean < 0.1
+    assert (
+        f"Higher than uniform elsewhere, paired by seed: mean over domains {told['mean']}; "
+        f"worst domain {told['worst']} (descriptive)."
+    ) in sentences(tmp_path)
+
+
+def test_the_lowest_in_bold_is_ranked_by_differences_at_common_seeds(tmp_path: Path) -> None:
+    """In the terminal and on the page alike, and as the headline has it."""
+    context = contents(load(without_the_easiest(tmp_path)))
+    text = " ".join(printed(tmp_path).split())
+
+    assert context["lowest"]["target"] == {"influence"}
+    (security,) = [row for row in context["domains"] if row["domain"] == TARGET]
+    assert [cell["arm"] for cell in security["cells"] if cell["is_lowest"]] == ["influence"]
+    shown = {row["arm"]: notation.bits(row["target"]) for row in context["arms"]}
+    assert shown["influence"] > shown["uniform"]
+    page = build(tmp_path).html.read_text()
+    assert f"<strong>{shown['influence']}</strong>" in page
+    assert f"<strong>{shown['uniform']}</strong>" not in page
+    assert [shown["influence"]] == bold(tmp_path)["target*"]
+    assert "Bold: lowest by differences paired by seed; means of other seeds do not rank." in text
+
+
+def test_where_all_seeds_are_there_the_lowest_means_are_in_bold(eight: Path) -> None:
+    table = arms(eight)
+
+    for metric, labels in tables.lowest(load(eight)).items():
+        assert labels == {min(table, key=lambda arm: table[arm][metric])}
+    assert "Bold" not in printed(eight)
+
+
+def test_an_arm_without_a_seed_of_the_baselines_is_not_ranked(tmp_path: Path) -> None:
+    broken = {(arm, seed): ("failed", "no memory") for seed, arm in enumerate(("uniform", "half"))}
+    evidence = load(write_out(tmp_path, num_seeds=2, broken=broken))
+
+    assert "half" not in set().union(*tables.lowest(evidence).values())
+    assert measures.lowest(evidence, {"half": {0: 1.0}, "uniform": {1: 2.0}}) == set()
+    assert measures.lowest(evidence, {"half": {0: 1.0, 1: 2.0}, "uniform": {1: 2.0}}) == {
+        "half",
+        "uniform",
+    }
 
 
 def test_the_baseline_can_win(tmp_path: Path) -> None:
