@@ -70,6 +70,10 @@ class Session:
     ) -> None:
         """Build the view; start() or resume() comes next."""
         self.mixer, self.domains = mixture.mixer, mixture.domains
+        try:
+            self.mixer.check_length(num_steps, self.domains)
+        except ValueError as error:
+            raise SpecError(f"mixer: {type(self.mixer).__name__}: {error}") from None
         self.tokens = mixture.count_tokens()
         num_rows = [len(mixture.train[domain]) for domain in self.domains]
         sizes = torch.tensor([self.tokens[d] for d in self.domains], dtype=torch.float64)

@@ -498,3 +498,9 @@ def test_a_masked_language_model_is_refused(make: Make) -> None:
 def test_only_a_trainer_class_is_taken(mix: Callable[[Mixer], Mixture]) -> None:
     with pytest.raises(SpecError, match=r"is no transformers\.Trainer"):
         mix(Static()).trainer(dict, None, None)
+
+
+def test_a_training_that_ends_before_the_first_refresh_is_refused(make: Make) -> None:
+    """As `steelyard run` refuses it: the method could never act."""
+    with pytest.raises(SpecError, match=r"mixer: Influence: every: no refresh comes in 10 steps"):
+        make(Influence(every=50), max_steps=10).train()
