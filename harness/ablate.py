@@ -10,6 +10,7 @@ from harness import equal_compute
 from harness.cells import Cells, begin
 from harness.corpus import corpus_id, open_corpus
 from harness.data_warnings import log, warnings_of
+from harness.errors import SpecError
 from harness.labor import Display, Notices, Staff, Work
 from harness.leases import open_leases
 from harness.plans import last_failure
@@ -72,7 +73,7 @@ def run_ablation(
     cells_of = {pair: Task(*pair, spec, last_failure(out, spec)) for pair, spec in specs.items()}
     tasks = list(cells_of.values())
     trackers = (ablation.trackers, ablation.name, wandb_mode)
-    site = Site(out, ablation.corpus, ablation.checkpoint, *trackers, parallel=ablation.parallel)
+    site = Site(out, ablation.checkpoint, *trackers, parallel=ablation.parallel)
     site = replace(site, leases=staff.leases, grace=staff.grace)
     work = Work(site, mirror, display, Notices(display), staff)
     found, missing = work.sorted(tasks)
@@ -80,12 +81,15 @@ def run_ablation(
         check_buildable(ablation)
     with work.grid(missing) as grid:
         store = open_corpus(ablation.corpus, out / "corpora", display.say)
+        if store.id != text_id:
+            raise SpecError("domains: their text has changed since this command began; repeat it")
         check_rows(ablation, store)
         warnings = warnings_of(ablation, store.manifest)
         log(warnings)
         display.warn(warnings)
         asked = begin(written, out, store, model_id, shlex.join(command))
-        cells = Cells(asked, leases, lambda *pair: work.look_up(cells_of[pair]))
+        look_up = lambda *pair: work.look_up(cells_of[pair])  # noqa: E731
+        cells = Cells(asked, leases, look_up, work.notices.hear)
         cells.content["chosen"] = reasons(ablation, staff.settled)
         cells.content["warnings"] = [warning.to_json() for warning in warnings]
         cells.content["settled"] = str(settled)
@@ -94,6 +98,8 @@ def run_ablation(
         completed = work.carry_out(grid, found, missing, cells.settle)
     if completed and ablation.equal_compute:
         completed = _equalize(ablation, specs, work, cells)
+    if cells.is_behind:
+        cells.save()
     mode = "offline" if UNREACHABLE in work.notices.told else wandb_mode
     return Summary(work.ended["finished"], work.ended["failed"], not completed, mode)
 

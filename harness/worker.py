@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from harness.leases import GRACE_SECONDS, Leases, TakenError, open_leases
 from harness.plans import Carried
-from harness.spec import Checkpoint, Corpus, RunSpec
+from harness.spec import Checkpoint, RunSpec
 from harness.trackers import Mirror, open_trackers
 
 if TYPE_CHECKING:
@@ -85,12 +85,10 @@ class Site:
     """Where workers work, and what they share."""
 
     out: Path
-    corpus: Corpus
     checkpoint: Checkpoint
     trackers: tuple[str, ...]
     name: str
     wandb_mode: str | None = None  # as the parent has settled it
-    corpus_id: str | None = None  # of one that is there: its sources are then not asked for
     parallel: str = "ddp"  # how a run is spread over ranks, where there are several
     leases: str | None = None  # the database that they are in; in the folder where it is None
     grace: float = GRACE_SECONDS
@@ -169,21 +167,15 @@ def carry_out(task: Task, desk: Desk) -> Outcome:
     """Return how a task ends."""
     if desk.stop.value and desk.ranks is None:  # ranks stop together, at a step
         return Outcome("interrupted")
-    from harness.corpus import open_corpus
     from harness.corpus.store import read_store
     from harness.loop import InterruptedRunError
     from harness.ranks import Ranks
     from harness.runner import Runner, one_line
 
     site = desk.site
-    corpora = site.out / "corpora"
     try:
-        ready = site.corpus_id is not None
-        store = (
-            read_store(corpora / str(site.corpus_id))
-            if ready
-            else open_corpus(site.corpus, corpora)
-        )
+        # the one that ids were settled with, whatever has become of its sources since
+        store = read_store(site.out / "corpora" / task.spec.corpus_id)
         ranks = desk.ranks or Ranks()
         watch = partial(_Watch, desk, task)
         waits = ranks.size > 1  # together

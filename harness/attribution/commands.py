@@ -75,10 +75,13 @@ def _train(desk: Desk, asked: forms.AttributeTrain) -> None:
 def _fit(desk: Desk, asked: forms.AttributeFit) -> None:
     """Fit what the spec's [factors] says, and other strategies that its estimators need."""
     from harness.attribution.fit import fit
+    from harness.attribution.fit_health import health_of
     from harness.attribution.health_table import health_table
+    from harness.attribution.score_checks import check_labels_on
     from harness.attribution.scorers import needed_factors
 
     choice = asked.on_nonfinite
+    check_labels_on(desk.opened, desk.spec)
     tables = needed_factors(desk.spec) or [desk.spec.factors]
     strategy = desk.spec.factors.strategy
     if strategy not in (table.strategy for table in tables):
@@ -87,11 +90,13 @@ def _fit(desk: Desk, asked: forms.AttributeFit) -> None:
     for table in tables:
         factors = table if choice is None else replace(table, on_nonfinite=choice)
         folder = fit(desk.opened, desk.pool, factors, desk.places, desk.progress, desk.say)
-        desk.console.print(health_table(folder, desk.console.width))
+        health = health_of(folder, factors)
+        desk.console.print(health_table(health, folder, desk.console.width))
         desk.say(f"factors: {folder}")
 
 
 def _inspect(desk: Desk, asked: forms.AttributeInspect) -> None:
+    from harness.attribution.fit_health import damping_of
     from harness.attribution.fit_key import key, refuse_absent
     from harness.attribution.scorers import needed_factors
 
@@ -102,21 +107,24 @@ def _inspect(desk: Desk, asked: forms.AttributeInspect) -> None:
             continue
         refuse_absent(desk.places, desk.opened, desk.pool, factors)
         name = key(desk.opened, desk.pool, factors)
-        folder, out = desk.places.factors(name), desk.places.inspection(name)
-        page = inspect.write(folder, out, asked.layers)
+        folder = desk.places.factors(name)
+        damping, unit = damping_of(folder, factors)
+        out = desk.places.inspection(f"{name}-{damping!r}-{unit}")  # of no other damping
+        page = inspect.write(folder, out, asked.layers, (damping, unit))
         for line in inspect.readings(page):
             desk.say(f"- {line}")
         desk.show(f"{factors.strategy} factors in pictures", page)
 
 
 def _score(desk: Desk, asked: forms.AttributeScore) -> None:
-    from harness.attribution.score import score
+    from harness.attribution.score import check, score
     from harness.attribution.store import ScoreStore, export_npz
 
     choice, spec = asked.on_nonfinite, desk.spec
     if choice is not None:
         spec = replace(spec, scores=replace(spec.scores, on_nonfinite=choice))
     what = (desk.opened, desk.pool, desk.queries, spec)
+    check(*what, desk.places)
     for label in spec.scores.estimators:
         folder = score(*what, label, desk.places, desk.progress, desk.say)
         desk.say(f"scores of {label}: {folder}")

@@ -19,6 +19,7 @@ import torch
 
 from harness.attribution import fit_stages
 from harness.attribution.alone import alone
+from harness.attribution.fit_health import read_files
 from harness.attribution.fit_key import ABOUT, key, parts, refuse_absent
 from harness.attribution.fit_key import estimator as settings_of
 from harness.attribution.fit_preflight import PREFLIGHT, preflight
@@ -27,7 +28,7 @@ from harness.attribution.nonfinite import Decisions, UnsoundError, decide
 from harness.attribution.progress import SILENT
 from harness.files import read_json, write_json
 from harness.influence.along_queries import check_rows
-from harness.influence.factor_files import HEALTH, load_state
+from harness.influence.factor_files import HEALTH
 from harness.influence.factor_health import check_inverse
 from harness.influence.preconditioner import ROTATED
 from harness.influence.preconditioner import health as spectra
@@ -102,10 +103,7 @@ def open_factors(opened: Opened, pool: Pool, factors: Factors, places: Places) -
     """
     folder, about = _complete(opened, pool, factors, places)
     _allowed(folder, factors)
-    state: State = {}
-    for name in about["files"]:
-        state |= load_state(folder / name)
-    return state
+    return read_files(folder, about["files"])
 
 
 def estimator(opened: Opened, pool: Pool, factors: Factors, places: Places) -> Ekfac:
@@ -170,9 +168,7 @@ def _keep_rows(work: Work) -> None:
 def _health(work: Work, files: list[str]) -> dict[str, Any]:
     """Return what is known of the factors; UnsoundError where an inverse has no number."""
     factors, damping = work.factors, work.factors.damping * work.decisions.damping
-    state: State = {}
-    for name in files:
-        state |= load_state(work.folder / name)
+    state = read_files(work.folder, files)
     table = spectra(state, factors.strategy, damping, factors.damping_unit)
     for module, found in table.items():
         smallest, added = float(found["spectrum"]["min"]), float(found["spectrum"]["damping"])

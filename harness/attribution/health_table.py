@@ -22,7 +22,6 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from harness.files import read_json
 from harness.influence.factor_files import HEALTH
 
 LONGEST = 40  # lines; a model of many layers has its whole table in health.json
@@ -36,9 +35,8 @@ LEGEND = (
 NAMED = 3  # modules of another rung that are named
 
 
-def health_table(folder: Path, width: int) -> RenderableType:
+def health_table(health: dict[str, Any], folder: Path, width: int) -> RenderableType:
     """Return the health of the factors in `folder` as rich shows it on `width` columns."""
-    health = read_json(folder / HEALTH)
     modules: dict[str, Any] = health["modules"]
     shared = _shared(list(modules))
     lines: list[RenderableType] = []
@@ -46,6 +44,7 @@ def health_table(folder: Path, width: int) -> RenderableType:
         what = f"rows {health['rows']}, left out {health['skipped_rows']}"
         of = f" of {shared}" if shared else ""
         lines = [Text(f"factors by module{of} ({what})", style="italic"), *_rungs(modules, shared)]
+        lines.append(Text(_damping(health)))
         lines.append(_table(modules, shared, width))
         has_sides = any("inputs" in found for found in modules.values())
         lines += [Text(told, style="dim") for told in (LEGEND if has_sides else LEGEND[2:])]
@@ -55,6 +54,12 @@ def health_table(folder: Path, width: int) -> RenderableType:
         told = f"{decision['action']}: {decision['what']}, because {decision['because']}"
         lines.append(Text(told, style="yellow"))
     return Group(*lines)
+
+
+def _damping(health: dict[str, Any]) -> str:
+    """Say which damping the columns are of: an estimator can have one of its own."""
+    of = " of each module's mean eigenvalue" if health["damping_unit"] == "relative" else ""
+    return f"damping, of [factors]: {health['damping']:g}{of}"
 
 
 def _table(modules: dict[str, Any], shared: str, width: int) -> Table:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from harness.attribution import score_job, store
 from harness.attribution.alone import alone
 from harness.attribution.progress import SILENT, Progress
+from harness.attribution.score_checks import check_job, missing
 from harness.attribution.score_decided import STATE, refuse_unless_allowed
 from harness.attribution.score_derive import derive
 from harness.attribution.score_run import run, writer
+from harness.attribution.scorers import fitted_factors
 from harness.attribution.store import ScoreStore
 from harness.errors import SpecError
 from harness.files import read_json
@@ -31,6 +33,30 @@ if TYPE_CHECKING:
 
 SCORES_THERE = "scores into it"
 Say = Callable[[str], None]
+
+
+def check(opened: Opened, pool: Pool, queries: Queries, spec: Attribution, places: Places) -> None:
+    """Refuse what any label cannot be scored with before one of them is; SpecError.
+
+    Factors have to be there. Scores that are finished need nothing any more.
+    """
+    for label in spec.scores.estimators:
+        job = unfinished(opened, pool, queries, spec, label, places)
+        if job is None:
+            continue
+        if job.chosen.strategy is not None:
+            fitted_factors(opened, pool, spec, job.chosen, places)
+        check_job(job)
+
+
+def unfinished(
+    opened: Opened, pool: Pool, queries: Queries, spec: Attribution, label: str, places: Places
+) -> Job | None:
+    """Return what `score` has to compute for a label; None where it is there."""
+    job = score_job.plan(opened, pool, queries, spec, label, places)
+    if _finished(job) is None and job.options.normalize != "none":
+        job = score_job.plan(opened, pool, queries, _plain(job), label, places)
+    return job if _finished(job) is None else None
 
 
 def score(
@@ -50,17 +76,22 @@ def score(
         say(f"{label}: scores found finished ({job.key})")
         return job.folder
     if job.options.normalize != "none":
-        plain = replace(job.options, normalize="none")
-        raw = score(
-            opened, pool, queries, replace(spec, scores=plain), label, places, progress, say
-        )
+        raw = score(opened, pool, queries, _plain(job), label, places, progress, say)
         with alone(job.folder, SCORES_THERE):
             derive(job, ScoreStore.open(raw), writer(job, job.options.chunk_rows))
         return job.folder
-    score_job.check_room(job)
+    check_job(job)
     with alone(job.folder, SCORES_THERE):
-        run(job, progress, say)
+        try:
+            run(job, progress, say)
+        except ImportError as error:  # of a package that is there and does not load
+            raise missing(label, error) from error
     return job.folder
+
+
+def _plain(job: Job) -> Attribution:
+    """Return the spec of the scores that normalised ones are made from."""
+    return replace(job.spec, scores=replace(job.options, normalize="none"))
 
 
 def open_scores(

@@ -1,8 +1,7 @@
-"""One store to be: what it is of, its digest, what it needs, and whether there is room for it."""
+"""One store to be: what it is of, its digest, and what it needs."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.attribution.normalize import NEEDS_SELF, SELF_KINDS
+from harness.attribution.score_checks import check_modules
 from harness.attribution.scorers import LEARNING, Chosen, choose, factors_decisions, factors_key
 from harness.attribution.store import MODULES, SCORES, SELF, TOKENS
 from harness.errors import SpecError
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from harness.attribution.rows import Pool, Queries
     from harness.attribution.score_spec import Scoring
     from harness.attribution.spec import Attribution
-
-NUMBER = 4  # bytes of a float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +98,7 @@ def plan(
     if not len(pool) or not len(queries):
         raise SpecError(f"scores: {len(pool)} train rows and {len(queries)} queries; give some")
     chosen = choose(spec, label)
+    check_modules(chosen, opened.view)
     options = _possible(spec.scores, chosen, say)
     scored = some_rows(pool, options.rows)
     detail: tuple[Detail, ...] = ()
@@ -174,62 +173,3 @@ def _possible(options: Scoring, chosen: Chosen, say: Callable[[str], None]) -> S
     for name in left_out:
         say(f"{chosen.label}: {name} is left out; {kind} has nothing of the kind")
     return replace(options, **left_out)
-
-
-def check_room(job: Job) -> None:
-    """Refuse a store that the disk, or queries that the memory, has no room for."""
-    needed = NUMBER * sum(_product(shape) for shape in job.shapes.values())
-    there = job.folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        fix = "leave out modules and tokens, or score fewer rows"
-        raise SpecError(
-            f"scores of {job.chosen.label!r} need {_gb(needed)}, {_gb(free)} are free; {fix}"
-        )
-    if not job.chosen.is_hooked:
-        return
-    of, model = job.chosen.estimator, job.opened.view.model
-    uses = selection.choose(model, of.modules, of.last_blocks, of.biases)
-    chosen = {name for use in uses for name in (use.weight, use.bias) if name}
-    shapes = {n: p.shape for n, p in model.named_parameters() if n in chosen}
-    rank = job.options.rank
-    held = len(job.queries) if rank is None else job.options.whole_queries
-    # gradients, and what they become under the preconditioner
-    numbers = 2 * held * sum(shape.numel() for shape in shapes.values())
-    if rank is not None:  # blocks of queries, and then all of them in one
-        numbers += 2 * len(job.queries) * sum(_ranked(s, rank) for s in shapes.values())
-    needed, left = NUMBER * numbers, memory(job.pool.device)
-    if left is not None and needed > left:
-        key = "rank = 64, fewer queries" if rank is None else "a lower rank, fewer whole_queries"
-        what = f"gradients of {held} queries for {job.chosen.label!r} take {_gb(needed)}"
-        raise SpecError(f"{what}, {_gb(left)} are free; set scores.{key} or fewer modules")
-
-
-def _ranked(shape: torch.Size, rank: int) -> int:
-    """Return how many numbers a query's gradient of a parameter takes at a rank."""
-    return min(shape.numel(), rank * sum(shape)) if len(shape) == 2 else shape.numel()
-
-
-def memory(device: str) -> int | None:
-    """Return free bytes where tensors go; None where nobody tells."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(found[0]) if found else None
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _gb(number: int) -> str:
-    return f"{number / 1e9:.1f} GB"

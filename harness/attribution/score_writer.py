@@ -14,14 +14,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from harness.attribution.store import PARTS, SCORES, SELF
-from harness.errors import SpecError
+from harness.attribution.store import PARTS, SCORES, SELF, need_pyarrow
 from harness.files import whole_file
 
 if TYPE_CHECKING:
@@ -112,9 +110,7 @@ class ParquetWriter:
 
     def __post_init__(self) -> None:
         """Make the folder; SpecError where pyarrow is not installed."""
-        if find_spec("pyarrow") is None:
-            fix = 'pip install "steelyard[data]", or set "npy"'
-            raise SpecError(f"scores.store: parquet needs pyarrow; {fix}")
+        need_pyarrow()
         (self.folder / PARTS).mkdir(exist_ok=True)
 
     def done(self) -> set[int]:

@@ -68,6 +68,9 @@ def choose(spec: Attribution, label: str) -> Chosen:
         raise SpecError(f"scores.estimators: {label!r} is not there; there are {there}")
     given = spec.scores.estimators[label]
     table = {"kind": given} if isinstance(given, str) else dict(given)
+    if "detail" in table:  # its arrays would be computed, and no store has a place for them
+        fix = "set scores.modules or scores.tokens, which are of every estimator"
+        raise SpecError(f"scores.estimators.{label}.detail: is no setting of a label; {fix}")
     if table["kind"] in CURVED:
         strategy = table["kind"]
         return Chosen(label, _curved(spec, label, strategy, table), strategy)

@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,13 +109,7 @@ class ScoreStore:
         shape = self.about["num_rows"], self.about["num_queries"]
         if self.about["store"] == "npy":
             return self._array(SCORES, shape)
-        import pandas as pd
-
-        parts = sorted((self.folder / PARTS).glob("*.parquet"))
-        columns = [f"q{q}" for q in range(shape[1])]
-        frames = [pd.read_parquet(path, columns=columns) for path in parts]
-        total = pd.concat(frames).to_numpy(np.float32) if frames else np.zeros((0, shape[1]))
-        return _of_shape(total, shape, self.folder / PARTS)
+        return self._columns([f"q{q}" for q in range(shape[1])])
 
     @property
     def modules(self) -> NDArray[np.float32] | None:
@@ -138,12 +133,7 @@ class ScoreStore:
             return None
         if self.about["store"] == "npy":
             return self._array(SELF, (self.about["num_rows"],))
-        import pandas as pd
-
-        parts = sorted((self.folder / PARTS).glob("*.parquet"))
-        frames = [pd.read_parquet(path, columns=["self"]) for path in parts]
-        found: NDArray[np.float32] = pd.concat(frames)["self"].to_numpy(np.float32)
-        return found
+        return self._columns(["self"])[:, 0]
 
     @property
     def self_queries(self) -> NDArray[np.float32] | None:
@@ -182,6 +172,29 @@ class ScoreStore:
         except (OSError, ValueError) as error:
             raise SpecError(f"{path}: unreadable ({error}); delete {self.folder}") from None
         return _of_shape(array, shape, path)
+
+    def _columns(self, names: list[str]) -> NDArray[np.float32]:
+        """Return [N, columns] of the parquet parts, one after the other."""
+        need_pyarrow()
+        import pandas as pd
+
+        found = [np.zeros((0, len(names)), np.float32)]
+        for path in sorted((self.folder / PARTS).glob("*.parquet")):
+            try:
+                frame = pd.read_parquet(path, columns=names, engine="pyarrow")
+            except (OSError, ValueError, KeyError) as error:  # pyarrow's own are among them
+                why = str(error).partition("\n")[0]
+                raise SpecError(f"{path}: unreadable ({why}); delete {self.folder}") from None
+            found.append(frame.to_numpy(np.float32))
+        shape = self.about["num_rows"], len(names)
+        return _of_shape(np.concatenate(found), shape, self.folder / PARTS)
+
+
+def need_pyarrow() -> None:
+    """Refuse a parquet store where pyarrow is not installed."""
+    if find_spec("pyarrow") is None:
+        fix = 'pip install "steelyard[data]", or set "npy"'
+        raise SpecError(f"scores.store: parquet needs pyarrow; {fix}")
 
 
 def opened(stores: Sequence[Path | ScoreStore], reader: str) -> list[ScoreStore]:

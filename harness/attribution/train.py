@@ -55,6 +55,13 @@ TRAINED = (
     *("run", "seed", "domains", "splits", "tokenizer", "model", "batch", "training"),
     *("optimizer", "device", "precision", "threads", "compile"),
 )
+# Step 0 stays a choice: the best of the later steps would be a worse model, shown as the best one.
+WORSE = (
+    "validation was lowest before the first step, so training has only made the model worse, and "
+    "what is attributed is the model that it began with; lower optimizer.learning_rate, or set "
+    'training.attribute = "last". Adam has no moments at step 0, so grad_cos and its like need '
+    'preconditioner = "none" there'
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ def train(
         places.root.mkdir(parents=True, exist_ok=True)
         folder = _ensure(spec, run, _Desk(store, places, progress, mirror))
     chosen = choose(folder, spec.training.attribute)
+    if chosen.step == 0:
+        say(f"WARNING: {WORSE}")
     places.root.mkdir(parents=True, exist_ok=True)
     own = spec.run is None  # a folder inside of OUT goes where OUT goes
     where = str(folder.relative_to(places.out) if own else folder.resolve())

@@ -32,14 +32,20 @@ class Module(NamedTuple):
     shown: list[Shown]
 
 
-def write(folder: Path, out: Path, layers: tuple[str, ...] = ()) -> Path:
+def write(
+    folder: Path,
+    out: Path,
+    layers: tuple[str, ...] = (),
+    damping: tuple[float, str] | None = None,
+) -> Path:
     """Write OUT/index.html and OUT/pictures/*.png of the factors in `folder`; return the page.
 
     `layers` are regular expressions of module names; all modules by default, and some of them are
-    drawn in a folder below OUT, so that the whole page stays. SpecError where one matches nothing,
-    or where there is no curvature to look at.
+    drawn in a folder below OUT, so that the whole page stays. `damping` and its unit are those of
+    scoring; by default those that the factors were fitted with. SpecError where a pattern matches
+    nothing, or where there is no curvature to look at.
     """
-    fitted = open_fitted(folder)
+    fitted = open_fitted(folder, damping)
     names = fitted.chosen(layers)  # before anything is drawn
     if len(names) < len(fitted.about["modules"]):
         out = out / f"part-{hashlib.sha256(repr(names).encode()).hexdigest()[:16]}"

@@ -103,11 +103,18 @@ class Spectrum:
 
 
 class Fitted(NamedTuple):
-    """A factors folder: what it is, and its health."""
+    """A factors folder: what it is, and its health at a damping."""
 
     folder: Path
     about: dict[str, Any]
     health: dict[str, Any]
+
+    def damping(self, module: str) -> float:
+        """Return the damping in the unit of a module's eigenvalues."""
+        asked = float(self.health["damping"])
+        if self.health["damping_unit"] == "absolute":
+            return asked
+        return asked * float(self.health["modules"][module]["spectrum"]["mean"])
 
     def chosen(self, layers: tuple[str, ...]) -> list[str]:
         """Return the modules that match a pattern; SpecError where one matches none."""
@@ -117,13 +124,18 @@ class Fitted(NamedTuple):
         return [modules[i] for i in matching(modules, "layers", layers, "fitted module")]
 
 
-def open_fitted(folder: Path) -> Fitted:
-    """Return what lies in a factors folder; SpecError where there is nothing to look at."""
+def open_fitted(folder: Path, damping: tuple[float, str] | None = None) -> Fitted:
+    """Return what lies in a factors folder; SpecError where there is nothing to look at.
+
+    `damping` and its unit are those of scoring; by default those that the factors were fitted with.
+    """
     about, health = (read_json(folder / f"{name}.json") for name in ("about", "health"))
     if about is None or health is None:
         raise SpecError(f"{folder}: no complete factors; run `steelyard attribute fit`")
     if about["strategy"] == "identity":
         raise SpecError(f"{folder}: strategy identity has no curvature; there is nothing to draw")
+    if damping is not None:
+        health = {**health, "damping": damping[0], "damping_unit": damping[1]}
     return Fitted(folder, about, health)
 
 
@@ -145,8 +157,7 @@ def spectra(fitted: Fitted, layers: tuple[str, ...] = ()) -> Iterator[Spectrum]:
             assert inputs is not None
             assert gradients is not None
             matrix = np.outer(gradients.values.clip(0), inputs.values.clip(0))
-        health = fitted.health["modules"][module]["spectrum"]
-        damping = float(health["damping"])
+        damping = fitted.damping(module)
         yield _spectrum(module, matrix, damping, inputs, gradients, is_product)
 
 

@@ -6,9 +6,15 @@ import gzip
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness.ablate import run_ablation
+from harness.cli import find_method
+from harness.errors import SpecError
+from harness.labor import Display, Staff
+from harness.specfile import load_ablation
 from tests.end_to_end.conftest import Out, steelyard
 from tests.harness.corpus.test_bad_inputs import prose
 
@@ -104,3 +110,56 @@ def test_own_files_are_compared_and_found_again_wherever_they_lie(tmp_path: Path
     assert (
         "holds another ablation 'own', which differs in the text of its domains" in changed.stderr
     )
+
+
+class Appending(Display):
+    """A display before whose eyes a file of the spec grows, after the first run."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the file."""
+        self.path = path
+
+    def outcome(self, *_: Any) -> None:
+        """Add a line to it."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"question": prose(7), "answer": prose(8)}) + "\n")
+
+
+def one_arm(folder: Path) -> Any:
+    """Return an ablation of one arm and two seeds on a file of questions, in `folder`."""
+    write(folder / "data")
+    spec = folder / "own.toml"
+    text, _, _ = SPEC.replace("DATA", "data").partition("[arms.influence]")
+    spec.write_text(text.replace("seeds = [0]", "seeds = [0, 1]"))
+    return load_ablation(spec, (), find_method)
+
+
+def test_runs_that_are_compared_read_the_same_text_though_a_file_grows_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ablation, out = one_arm(tmp_path), tmp_path / "out"
+    display = Appending(tmp_path / "data/train.jsonl")
+
+    summary = run_ablation(ablation, out, Staff(1), display, ["steelyard"])
+
+    assert summary.finished == 2
+    headers = [json.loads(path.read_text()) for path in out.glob("runs/*/run.json")]
+    (corpus,) = {header["corpus_id"] for header in headers}
+    assert {header["spec"]["corpus_id"] for header in headers} == {corpus}
+    assert Out(out).ablation("own")["corpus_id"] == corpus
+    with pytest.raises(SpecError, match="holds another ablation 'own', which differs in"):
+        run_ablation(ablation, out, Staff(1), Display(), ["steelyard"])
+
+
+def test_text_that_changes_between_its_id_and_its_reading_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ablation = one_arm(tmp_path)
+    monkeypatch.setattr("harness.ablate.corpus_id", lambda *_: "0123456789abcdef")
+
+    with pytest.raises(SpecError, match="their text has changed since this command began"):
+        run_ablation(ablation, tmp_path / "out", Staff(1), Display(), ["steelyard"])
+
+    assert not list((tmp_path / "out").glob("runs/*"))

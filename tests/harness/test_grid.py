@@ -11,7 +11,7 @@ import pytest
 
 from harness import grid as grid_module
 from harness.grid import Grid, _cause, _Worker
-from harness.spec import Checkpoint, Corpus, SyntheticDomain
+from harness.spec import Checkpoint
 from harness.worker import ELSEWHERE, Notice, Outcome, Site, Task
 
 
@@ -29,8 +29,7 @@ class Kills:
 @pytest.fixture
 def grid(tmp_path: Path) -> Grid:
     """Return a grid without workers."""
-    corpus = Corpus(domains={"a": SyntheticDomain()})
-    return Grid(Site(tmp_path, corpus, Checkpoint(), (), "tiny"), 1, lambda progress: None)
+    return Grid(Site(tmp_path, Checkpoint(), (), "tiny"), 1, lambda progress: None)
 
 
 def employ(grid: Grid) -> Kills:
@@ -70,8 +69,7 @@ def test_a_death_is_told_with_its_cause(exit_code: int, told: str) -> None:
 
 def test_what_workers_say_of_their_trackers_is_passed_on(tmp_path: Path) -> None:
     told: list[str] = []
-    corpus = Corpus(domains={"a": SyntheticDomain()})
-    site = Site(tmp_path, corpus, Checkpoint(), (), "tiny")
+    site = Site(tmp_path, Checkpoint(), (), "tiny")
     grid = Grid(site, 2, lambda progress: None, told.append)
     ours, theirs = multiprocessing.Pipe()
     worker = _Worker(Kills(), ours)  # type: ignore[arg-type]

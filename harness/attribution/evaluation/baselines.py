@@ -69,11 +69,7 @@ def _mean_states(opened: Opened, batch: Batch) -> Tensor:
 
 def bm25(opened: Opened, pool: Pool, queries: Queries, seed: int) -> NDArray[np.float32]:
     """Return BM25 of each row's text for each query's [N, Q]; 0 where they share no word."""
-    try:
-        import bm25s
-    except ImportError as error:
-        fix = 'pip install "steelyard[evaluation]", or leave bm25 out of evaluate.baselines'
-        raise SpecError(f"evaluate.baselines: bm25 needs bm25s ({error}); {fix}") from None
+    bm25s = import_bm25s()
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index that it builds
     texts = [shown.text for shown in pool.texts()]
     options: dict[str, Any] = {"stopwords": None, "show_progress": False, "return_ids": False}
@@ -87,6 +83,16 @@ def bm25(opened: Opened, pool: Pool, queries: Queries, seed: int) -> NDArray[np.
         if there:
             found[:, q] = index.get_scores(there)
     return found
+
+
+def import_bm25s() -> Any:
+    """Return the package; SpecError where it is not installed."""
+    try:
+        import bm25s
+    except ImportError as error:
+        fix = 'pip install "steelyard[evaluation]", or leave bm25 out of evaluate.baselines'
+        raise SpecError(f"evaluate.baselines: bm25 needs bm25s ({error}); {fix}") from None
+    return bm25s
 
 
 def random(opened: Opened, pool: Pool, queries: Queries, seed: int) -> NDArray[np.float32]:

@@ -55,6 +55,12 @@ class Scorer(Protocol):
         NaN of a masked row.
         """
 
+    def identity(self, label: str, opened: Opened, pool: Pool, queries: Queries) -> Found:
+        """Return what decides both: settings, code, versions, and what a fit has left out."""
+
+    def check(self, label: str, opened: Opened, pool: Pool, queries: Queries) -> None:
+        """Refuse what scores cannot be made with; SpecError. Nothing is computed."""
+
 
 def masked_queries(scores: NDArray[np.float64]) -> list[int]:
     """Return the queries of which no score [N, Q] is known."""

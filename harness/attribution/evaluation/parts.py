@@ -1,7 +1,8 @@
 """Every part of an evaluation, found or measured, and the file that says which are current.
 
 A part is one JSON file named by the digest of all that it depends on, so that a changed option
-repeats the parts that it is about and no other. What it reads is told by its content, wherever it
+repeats the parts that it is about and no other, and a corrected estimator all that it is judged in;
+retrainings are runs of their own, and are found. What it reads is told by its content, wherever it
 lies. Inside of a part, retrainings and their losses are found one by one: what is killed goes on
 where it was.
 
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from harness.attribution.evaluation import (
+    baselines,
     choosing,
     mislabelled,
     models,
@@ -32,7 +34,7 @@ from harness.attribution.evaluation.judged import Found, Judged
 from harness.attribution.evaluation.scoring import Stores
 from harness.errors import SpecError
 from harness.files import write_json
-from harness.identity import digest, to_json
+from harness.identity import code, digest, to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,19 +95,14 @@ def evaluate(
     folder = places.evaluation
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     _check(judged)
-    paths: dict[Part, Path] = {}
-    for part in dict.fromkeys(spec.evaluate.parts):
-        key = part_key(judged, part)
-        path = folder / "parts" / f"{part}-{key}.json"
+    paths = {part: _path(judged, part) for part in dict.fromkeys(spec.evaluate.parts)}
+    _check_scores(judged, [part for part, path in paths.items() if not path.exists()])
+    for part, path in paths.items():
         if path.exists():
-            say(f"{part}: found measured ({key})")
+            say(f"{part}: found measured ({path.stem.removeprefix(f'{part}-')})")
         else:
-            started = time.perf_counter()
-            found = _measured(judged, part)
-            seconds = round(time.perf_counter() - started, 3)
-            write_json(path, {"part": part, "key": key, "seconds": seconds, **found})
-        paths[part] = path
-    paths |= _before(judged, folder / "parts")
+            paths[part] = _measure(judged, part)
+    paths |= _before(judged)
     about = {
         "name": spec.name,
         "run_id": opened.run_id,
@@ -122,14 +119,38 @@ def evaluate(
     return folder
 
 
-def _before(judged: Judged, folder: Path) -> dict[Part, Path]:
+def _path(judged: Judged, part: Part) -> Path:
+    """Return a part's file."""
+    return _named(judged, part, part_key(judged, part))
+
+
+def _named(judged: Judged, part: Part, key: str) -> Path:
+    return judged.places.evaluation / "parts" / f"{part}-{key}.json"
+
+
+def _measure(judged: Judged, part: Part) -> Path:
+    """Measure a part; return its file, named by what it has come to depend on.
+
+    Factors that were fitted on the way may have left out rows, which the key tells as well.
+    """
+    started = time.perf_counter()
+    found = _measured(judged, part)
+    seconds = round(time.perf_counter() - started, 3)
+    key = part_key(judged, part)
+    path = _named(judged, part, key)
+    write_json(path, {"part": part, "key": key, "seconds": seconds, **found})
+    return path
+
+
+def _before(judged: Judged) -> dict[Part, Path]:
     """Return the parts that are not asked for now and that these options were measured on."""
     found: dict[Part, Path] = {}
     for part in MEASURES:
-        if part in judged.options.parts or not any(folder.glob(f"{part}-*.json")):
+        there = (judged.places.evaluation / "parts").glob(f"{part}-*.json")
+        if part in judged.options.parts or not any(there):
             continue
         try:
-            path = folder / f"{part}-{part_key(judged, part)}.json"
+            path = _path(judged, part)
         except SpecError as error:  # it reads files or runs that are gone; nobody has asked for it
             judged.say(f"{part}: measured before, not shown: {error}")
             continue
@@ -164,6 +185,15 @@ def _check(judged: Judged) -> None:
         mislabelled.wrong_answers(judged.pool, options.mislabelled, options.seed)
 
 
+def _check_scores(judged: Judged, parts: list[Part]) -> None:
+    """Refuse labels that the parts left to measure cannot be scored by, before one of them is."""
+    if any("baselines" in OPTIONS[part] for part in parts) and "bm25" in judged.baselines:
+        baselines.import_bm25s()
+    if any(part in ON_QUERIES for part in parts):  # others score a run that they train first
+        for label in judged.asked:
+            judged.scorer.check(label, judged.opened, judged.pool, judged.queries)
+
+
 def part_key(judged: Judged, part: Part) -> str:
     """Return the digest of all that a part depends on."""
     options, opened, spec = judged.options, judged.opened, judged.spec
@@ -177,10 +207,15 @@ def part_key(judged: Judged, part: Part) -> str:
         "options": {name: to_json(getattr(options, name)) for name in OPTIONS[part]},
     }
     if part not in UNSCORED:
-        content["estimators"] = judged.asked
+        what = opened, judged.pool, judged.queries
+        content["estimators"] = [
+            [label, judged.scorer.identity(label, *what)] for label in judged.asked
+        ]
         content["scores"] = to_json([spec.scores, spec.factors])
         if spec.scores.on_nonfinite == "mask":
             content["masked"] = "is unknown"  # it once stood for 0
+    if "baselines" in OPTIONS[part]:
+        content["baselines"] = code(baselines.__name__)
     if "runs" in OPTIONS[part]:  # a run is what it was trained as, and not where it lies
         content["options"]["runs"] = models.names(judged)
     if part == "choice" and options.choice is not None:  # not where the questions came from

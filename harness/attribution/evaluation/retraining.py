@@ -131,8 +131,7 @@ class Retraining:
     def _at_once(
         self, specs: list[RunSpec], jobs: int, label: str, advance: Callable[[int], None]
     ) -> None:
-        store, name = self.opened.store, self.places.name
-        site = Site(self.out, self.spec.corpus, _EVERY, (), name, corpus_id=store.id)
+        site = Site(self.out, _EVERY, (), self.places.name)
         failed: list[str] = []
 
         def end(task: Task, outcome: Outcome) -> None:

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from harness.attribution import fit
 from harness.attribution.alone import LOCK
+from harness.attribution.fit_health import damping_of, health_of
 from harness.attribution.fit_key import chosen
 from harness.attribution.fit_spec import Factors
 from harness.attribution.health_table import health_table
+from harness.attribution.nonfinite import Decisions, UnsoundError
 from harness.attribution.opened import Opened, weights_id
 from harness.attribution.places import Places
 from harness.attribution.progress import SILENT
@@ -238,16 +240,32 @@ def test_the_health_is_a_table_with_what_was_done(
     folder = fit.fit(opened, few, factors, Places(tmp_path, "x"), say=silence)
     health = json.loads((folder / "health.json").read_text())
     done = {"action": "mask", "stage": "lambda", "what": "left out row 3", "because": "NaN"}
-    (folder / "health.json").write_text(json.dumps(health | {"decisions": [done]}))
+    health |= {"decisions": [done]}
     told = io.StringIO()
 
-    Console(file=told, width=160).print(health_table(folder, 160))
+    Console(file=told, width=160).print(health_table(health, folder, 160))
 
     text = told.getvalue()
     assert "mask: left out row 3, because NaN" in text
     assert text.count("mlp.c_") == (0 if strategy == "identity" else 4)
     assert ("module of transformer.h. (" in text) is (strategy != "identity")
     assert ("float64" in text) is (strategy == "ekfac")
+
+
+@pytest.mark.parametrize("strategy", ["ekfac", "kfac", "diagonal"])
+def test_health_at_another_damping_is_what_a_fit_with_it_would_write(
+    strategy: Any, opened: Opened, pool: Pool, tmp_path: Path
+) -> None:
+    """Raised where the fit had to raise it, as scores are."""
+    few, factors = pool.only(range(8)), replace(HOOKS, strategy=strategy)
+    other = replace(factors, damping=3e-4, damping_unit="absolute")
+    folder = fit.fit(opened, few, factors, Places(tmp_path, "x"), say=silence)
+    wanted = fit.fit(opened, few, other, Places(tmp_path, "y"), say=silence)
+
+    assert health_of(folder, factors) == json.loads((folder / "health.json").read_text())
+    assert health_of(folder, other) == json.loads((wanted / "health.json").read_text())
+    Decisions(damping=10.0).save(folder, "more-damping", UnsoundError("x", "inverse"), "")
+    assert damping_of(folder, other) == (10 * 3e-4, "absolute")
 
 
 @pytest.mark.parametrize("fitter", ["hooks", "kronfluence"])

@@ -57,6 +57,52 @@ def test_factors_are_fitted_and_looked_at(tiny_run: Any, tmp_path: Path) -> None
         do(AttributeInspect(spec=spec, out=out), "--factors.labels=empirical")
 
 
+def test_the_damping_that_is_shown_is_the_one_asked_for_now(tiny_run: Any, tmp_path: Path) -> None:
+    """Factors are found under any damping; what was written when they were fitted is of its own."""
+    spec, out = tmp_path / "a.toml", tmp_path / "out"
+    spec.write_text(
+        f"name = 'x'\nrun = {json.dumps(str(tiny_run.folder))}\n"
+        "[factors]\nfitter = 'hooks'\nrows = 20\n"
+    )
+    said = io.StringIO()
+
+    def do(command: Any, *overrides: str) -> str:
+        console = Console(file=said, width=200)
+        assert carry_out(command, overrides, "p", console) == 0
+        told = said.getvalue()
+        said.seek(0)
+        said.truncate()
+        return told
+
+    def damped(told: str) -> list[str]:
+        return [line.split()[-1] for line in told.splitlines() if "mlp.c_" in line]
+
+    strong = ("--factors.damping=1000.0",)
+    do(AttributeTrain(spec=spec, out=out))
+    told = do(AttributeFit(spec=spec, out=out))
+    assert "damping, of [factors]: 0.1 of each module's mean eigenvalue" in told
+    assert "100.0%" not in damped(told)
+    again = do(AttributeFit(spec=spec, out=out), *strong)
+    assert "factors found" in again
+    assert "damping, of [factors]: 1000 of each module's mean eigenvalue" in again
+    assert set(damped(again)) == {"100.0%"}
+    absolute = ("--factors.damping-unit=absolute", "--factors.damping=1e-30")
+    least = do(AttributeFit(spec=spec, out=out), *absolute)
+    assert "damping, of [factors]: 1e-30\n" in least
+    assert "factors found" in least
+    assert damped(do(AttributeFit(spec=spec, out=out))) == damped(told)
+
+    pages = [
+        Path(do(AttributeInspect(spec=spec, out=out), *options).rpartition("pictures: ")[2].strip())
+        for options in ((), strong)
+    ]
+    assert pages[0] != pages[1]
+    for page, shown in zip(pages, ("damping 0.1 of each", "damping 1,000 of each"), strict=True):
+        assert shown in page.read_text()
+    assert "100% damped" in pages[1].read_text()
+    assert "100% damped" not in pages[0].read_text()
+
+
 def _shows(stage: str, asked: list[Any]) -> Any:
     def do(desk: Any, form: Any) -> None:
         asked.append(form)

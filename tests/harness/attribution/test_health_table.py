@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,9 @@ def _told(names: list[str], width: int, folder: Path, **rungs: str) -> str:
         for name in names
     }
     health = {"rows": 20_000, "skipped_rows": 0, "modules": modules, "decisions": []}
-    (folder / "health.json").write_text(json.dumps(health))
+    health |= {"damping": 0.1, "damping_unit": "relative"}
     said = io.StringIO()
-    Console(file=said, width=width).print(health_table(folder, width))
+    Console(file=said, width=width).print(health_table(health, folder, width))
     return said.getvalue()
 
 

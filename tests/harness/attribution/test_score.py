@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.attribution import fit, score_job
+from harness.attribution import fit, score_job, score_room
 from harness.attribution.alone import alone
 from harness.attribution.desk import load_attribution
 from harness.attribution.fit_spec import Factors
@@ -28,9 +28,11 @@ from harness.attribution.scorers import needed_factors
 from harness.attribution.spec import Attribution
 from harness.attribution.store import ScoreStore
 from harness.errors import SpecError
+from harness.influence.along_queries import check_rows
 from harness.influence.estimators import ESTIMATORS
 
 ROOT = Path(__file__).parents[3]
+HELD = ("along", "query")  # what prepared states call the queries' directions and gradients
 SMALL: dict[str, Any] = {
     "directional": {"kind": "directional", "check_rows": 4},
     "jvp_landmark": {"kind": "jvp_landmark", "landmarks": 8, "layers": 1, "dims": 64},
@@ -281,10 +283,10 @@ def test_room_is_for_gradients_and_what_becomes_of_them(
     short = 4 * sum(2 * sum(s) if len(s) == 2 else s.numel() for s in shapes)
 
     def check(left: int, **options: Any) -> None:
-        monkeypatch.setattr(score_job, "memory", lambda device: left)
+        monkeypatch.setattr(score_room, "memory", lambda device: left)
         spec = asked({"x": settings}, **options)
         job = score_job.plan(opened, pool, queries, spec, "x", Places(tmp_path, "t"))
-        score_job.check_room(job)
+        score_room.check_room(job)
 
     for needed, options in (
         (2 * 8 * whole, {}),
@@ -293,6 +295,42 @@ def test_room_is_for_gradients_and_what_becomes_of_them(
         check(needed, **options)
         with pytest.raises(SpecError, match=r"gradients of . queries for 'x' take"):
             check(needed - 1, **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"kind": "directional"}, r"ask for fewer queries, or set scores\.estimators\.x\.modules"),
+        ({"kind": "directional", "modules": ["mlp"]}, r"scores\.estimators\.x\.modules"),
+        ({"kind": "identity", "route": "directional"}, r'scores\.estimators\.x\.route = "hooks"'),
+        ({"kind": "identity", "route": "kronfluence"}, r'scores\.estimators\.x\.route = "hooks"'),
+    ],
+)
+def test_room_is_for_directions_too(
+    settings: dict[str, Any],
+    advice: str,
+    opened: Any,
+    pool: Pool,
+    queries: Queries,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are as large as the model for each query, and twice that while they are stacked."""
+    spec = asked({"x": settings}, rank=2)  # which they cannot follow
+    job = score_job.plan(opened, pool, queries, spec, "x", Places(tmp_path, "t"))
+    state = job.chosen.estimator.prepare(opened.view, check_rows(pool.batch([0]), 1), queries.batch)
+    held = sum(v.numel() for name, v in state.items() if name.partition(":")[0] in HELD)
+    if not held:  # kronfluence holds them itself: as many as the other route
+        other = replace(job.chosen.estimator, route="hooks")
+        state = other.prepare(opened.view, {}, queries.batch)
+        held = sum(v.numel() for name, v in state.items() if name.startswith("query:"))
+    needed = 4 * 2 * held
+
+    monkeypatch.setattr(score_room, "memory", lambda device: needed)
+    score_room.check_room(job)
+    monkeypatch.setattr(score_room, "memory", lambda device: needed - 1)
+    with pytest.raises(SpecError, match=rf"gradients of 8 queries for 'x' take .*; .*{advice}"):
+        score_room.check_room(job)
 
 
 KILLED = """
@@ -401,9 +439,32 @@ def test_what_cannot_be_done_is_said_before_anything_is_computed(
     refused(spec, "c", "scores.estimators: 'c' is not there; there are a, b")
     fitted = asked({"x": {"kind": "ekfac", "modules": ["mlp"]}})
     refused(fitted, "x", r"scores.estimators.x.modules: belongs to what is fitted")
-    monkeypatch.setattr(score_job, "memory", lambda device: 1000)
+    refused(asked({"x": {"kind": "grad_dot", "modules": ["nope"]}}), "x", "'nope' matches nothing")
+    monkeypatch.setattr(score_room, "memory", lambda device: 1000)
     refused(asked(["grad_dot"]), "grad_dot", r"gradients of 8 queries .* set scores.rank = 64")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("hook", "error"),
+    [("prepare", ValueError("no such query")), ("score", ImportError("torn\n apart"))],
+)
+def test_what_the_engine_refuses_on_the_way_is_one_line(
+    hook: str,
+    error: Exception,
+    opened: Any,
+    pool: Pool,
+    queries: Queries,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ESTIMATORS["grad_cos"], hook, refuse)
+    told = " ".join(str(error).split())
+    with pytest.raises(SpecError, match=rf"^scores\.estimators\.grad_cos: {told}$"):
+        scored(opened, pool, queries, asked(["grad_cos"], rows=8), "grad_cos", tmp_path)
 
 
 @pytest.mark.parametrize(

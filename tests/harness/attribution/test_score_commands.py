@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,44 @@ def test_what_one_label_cannot_follow_is_refused_before_another_is_scored(
     np.testing.assert_allclose(
         found["grad_dot", "cosine"], found["grad_cos", "none"], rtol=0, atol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("{ kind = 'grad_dot', modules = ['nope'] }", r"x\.modules: 'nope' matches nothing"),
+        ("{ kind = 'grad_dot', modules = [] }", r"x\.modules: is empty"),
+        ("{ kind = 'grad_cos', last_blocks = 99 }", r"x: last_blocks is 99; the model has"),
+        ("{ kind = 'directional', modules = ['nope'] }", r"x\.modules: 'nope' matches nothing"),
+        ("{ kind = 'hidden_landmark', layers = 99 }", r"x: layers is 99;"),
+        ("{ kind = 'hidden_landmark', landmarks = 999 }", r"x\.landmarks: 999, of \d+ rows"),
+        ("{ kind = 'influcoder', modules = ['wte'] }", r"x\.modules: takes in an embedding"),
+        ("{ kind = 'grad_dot', detail = ['tokens'] }", r"x\.detail: .* set scores\.modules or"),
+        ("{ kind = 'ekfac', detail = ['modules'] }", r"x\.detail: .* set scores\.modules or"),
+        ("'influcoder'", r'x: influcoder needs peft; pip install "steelyard\[influcoder\]"'),
+        ("'bm25'", r'x: bm25 needs bm25s; pip install "steelyard\[evaluation\]"'),
+        ("{ kind = 'identity', route = 'kronfluence' }", "x: kronfluence is not installed"),
+        ("'diagonal'", "no factors; run `steelyard attribute fit`"),
+    ],
+)
+def test_every_label_is_checked_before_one_is_scored(
+    wrong: str, said: str, tiny_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, out = tmp_path / "a.toml", tmp_path / "out"
+    spec.write_text(
+        f"name = 'x'\nrun = {json.dumps(str(tiny_run.folder))}\n"
+        "[queries]\nkind = 'split'\nrows = 3\n[factors]\nfitter = 'hooks'\n"
+        f"[scores]\nrows = 20\n[scores.estimators]\nfirst = 'grad_dot'\nx = {wrong}\n"
+    )
+    plain = spec.read_text().partition("x = ")[0]
+    (tmp_path / "plain.toml").write_text(plain)
+    console = Console(file=io.StringIO(), width=200)
+    assert carry_out(AttributeTrain(spec=tmp_path / "plain.toml", out=out), (), "p", console) == 0
+    for name in ("peft", "bm25s", "kronfluence"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    with pytest.raises(SpecError, match=said) as refused:
+        carry_out(AttributeScore(spec=spec, out=out), (), "p", console)
+
+    assert "\n" not in str(refused.value)
+    assert not (out / "attribution/x/scores").exists()

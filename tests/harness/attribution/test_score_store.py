@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from harness.attribution.score_writer import DONE, NpyWriter, ParquetWriter, Writer
@@ -79,6 +80,24 @@ def test_parquet_holds_the_same_numbers(tmp_path: Path) -> None:
     assert np.array_equal(store.total, VALUES)
     assert store.self_rows is not None
     assert np.array_equal(store.self_rows, VALUES[:, 0])
+
+
+@pytest.mark.parametrize("column", ["total", "self_rows"])
+@pytest.mark.parametrize("damage", ["torn", "other", "gone"])
+def test_a_damaged_part_is_one_line(column: str, damage: str, tmp_path: Path) -> None:
+    fill(ParquetWriter(tmp_path), 0, 1, 2)
+    store, part = finish(tmp_path, store="parquet", arrays=[]), tmp_path / "parts/000001.parquet"
+    if damage == "torn":
+        part.write_bytes(part.read_bytes()[:-20])
+    elif damage == "other":
+        pd.DataFrame({"row": [1]}).to_parquet(part)
+    else:
+        part.unlink()
+
+    with pytest.raises(SpecError, match=r"6, [13]\] scores, not|unreadable .*; delete") as refused:
+        getattr(store, column)
+
+    assert "\n" not in str(refused.value)
 
 
 def test_npz_is_as_the_seed_writes_it(tmp_path: Path) -> None:

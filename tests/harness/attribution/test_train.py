@@ -104,6 +104,41 @@ def test_the_command_trains_an_epoch_of_documents_and_chooses_a_checkpoint(
     assert json.loads((folder / "run.json").read_text())["finished"] == header["finished"]
 
 
+def test_a_model_that_training_only_makes_worse_is_told_and_refused_before_compute(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Adam has no moments at step 0; ekfac, the other default, would be fitted and scored first."""
+    path, out = write_spec(tmp_path, epochs=1.0), tmp_path / "out"
+    worse = ["--out", str(out), "--optimizer.learning_rate=50.0", "--factors.fitter=hooks"]
+    worse += ["--evaluate.parts", "tail_patch"]
+
+    def do(stage: str, *options: str) -> tuple[int, str, str]:
+        code = main(["attribute", stage, str(path), *worse, *options])
+        return code, *capsys.readouterr()
+
+    code, printed, _ = do("train")
+    assert code == 0
+    assert "WARNING: validation was lowest before the first step" in printed
+    assert "attributed: step 0," in printed
+    for stage in ("fit", "evaluate"):
+        code, _, complaint = do(stage)
+        assert code == 2
+        assert "scores.estimators.grad_cos: " in complaint
+        assert 'set preconditioner = "none" there, or training.attribute = "last"' in complaint
+        assert complaint.count("\n") == 1
+    folders = {found.name for found in (out / "attribution/tiny").iterdir()}
+    assert folders.isdisjoint({"factors", "scores"})
+
+    text = path.read_text()
+    path.write_text(f"{text}[scores.estimators]\ng = {{ kind = 'grad_dot' }}\n")
+    assert "is of step 0, where Adam has no second moments" in do("score")[2]
+    path.write_text(path.read_text().replace("'grad_dot'", "'grad_dot', preconditioner = 'none'"))
+    assert do("score")[0] == 0
+    path.write_text(f"{text}[scores.estimators]\ng = {{ kind = 'grad_dot' }}\n")
+    assert "WARNING" not in do("train", "--training.attribute=last")[1]
+    assert do("score", "--training.attribute=last")[0] == 0
+
+
 def test_any_finished_run_can_take_the_place_of_training(
     tiny_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

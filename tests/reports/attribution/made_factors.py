@@ -41,8 +41,7 @@ def write_factors(
             matrix = np.outer(state[f"G_val:{module}"], state[f"A_val:{module}"])
         else:
             state[f"lambda:{module}"] = matrix
-        damping = DAMPING * float(matrix.mean())
-        health["spectrum"] = {"damping": damping}
+        health["spectrum"] = {"mean": float(matrix.mean())}
         files.append(f"module-{number}.safetensors")
         save_file(state, folder / files[-1])
         modules[module] = health

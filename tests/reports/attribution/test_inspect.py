@@ -49,6 +49,19 @@ def test_the_numbers_are_those_of_the_matrix(tmp_path: Path) -> None:
     assert np.array_equal(found.heat, matrix)
 
 
+def test_the_damping_is_the_one_asked_for(tmp_path: Path) -> None:
+    """Not the one of the day on which the factors were fitted."""
+    values = np.arange(1.0, 201.0)
+    folder = write_factors(tmp_path / "f", {FC.format(0): values.reshape(10, 20)})
+
+    for damping, absolute in (((3.0, "relative"), 3 * values.mean()), ((50.5, "absolute"), 50.5)):
+        (found,) = spectra(open_fitted(folder, damping))
+        assert found.damping == pytest.approx(absolute)
+        assert found.damped == np.mean(values < absolute)
+    page = inspect.write(folder, tmp_path / "out", (), (50.5, "absolute"))
+    assert "; damping 50.5. An eigenvalue" in page.read_text()
+
+
 def test_a_wide_matrix_is_drawn_by_means_of_blocks_and_few_points(tmp_path: Path) -> None:
     matrix = np.random.default_rng(1).random((192, 300))
 

@@ -38,6 +38,12 @@ class Direct:
         batch = pool.batch(slice(None))
         return np.diag(self.scores(label, opened, pool, replace(queries, batch=batch)))
 
+    def identity(self, label: str, *_: Any) -> dict[str, Any]:
+        return {"label": label}
+
+    def check(self, *_: Any) -> None:
+        pass
+
 
 class Judge(Protocol):
     """Return the tiny run as it is judged, with changes to [evaluate]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import random
+import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.attribution.evaluate_spec import Choice, Evaluating
+from harness.attribution import score_job
+from harness.attribution.evaluate_spec import Choice, Evaluating, Part
 from harness.attribution.evaluation import (
     choosing,
     mislabelled,
@@ -23,12 +25,14 @@ from harness.attribution.evaluation import (
     side_by_side,
     tail_patch,
 )
+from harness.attribution.evaluation import parts as evaluation_parts
 from harness.attribution.evaluation.answers import generate
 from harness.attribution.evaluation.judged import Judged
 from harness.attribution.evaluation.lm_eval import unseeded
 from harness.attribution.evaluation.metrics import measured
 from harness.attribution.evaluation.parts import INDEX, evaluate, part_key
 from harness.attribution.evaluation.removal import top
+from harness.attribution.evaluation.scoring import Stores
 from harness.attribution.opened import open_run
 from harness.attribution.places import Places
 from harness.attribution.query_spec import PromptQueries
@@ -411,6 +415,87 @@ def test_parts_measured_before_stay_on_the_page(judge: Judge) -> None:
     assert shown(parts=("answers",), patched=4) == ["answers"]  # not of these options
     missing = {"runs": ("nowhere",)}  # only answers would read it
     assert shown(parts=("tail_patch",), **missing) == ["tail_patch"]
+
+
+def test_a_part_is_of_the_code_that_its_scores_are_of(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corrected estimator is scored anew, and so is what it was judged by."""
+    judged = judge(choice=None)
+    stores = Stores(judged.spec, judged.places, judged.progress, judged.say)
+    judged = replace(judged, scorer=stores, _scores={})
+    parts: tuple[Part, ...] = ("lds", "removal", "tail_patch", "mislabelled", "planted", "answers")
+
+    def keys() -> list[str]:
+        return [part_key(judged, part) for part in parts]
+
+    before, unscored = keys(), part_key(judged, "choice")
+    assert keys() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(score_job, "code", lambda *_: "renewed")
+        assert not set(keys()) & set(before)
+        assert part_key(judged, "choice") == unscored
+    with monkeypatch.context() as patch:
+        patch.setattr(score_job, "factors_decisions", lambda *_: {"masked": [["qa", 3]]})
+        assert not set(keys()) & set(before)
+    monkeypatch.setattr(evaluation_parts, "code", lambda *_: "renewed")
+    assert [a == b for a, b in zip(keys(), before, strict=True)] == [
+        part not in ("lds", "removal", "tail_patch", "planted") for part in parts
+    ]
+
+
+class Fitting(Direct):
+    """Leaves out rows when it is first asked, as a fit on the way may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decided: str | None = None
+
+    def scores(self, *args: Any) -> np.ndarray:
+        self.decided = "a row is left out"
+        return super().scores(*args)
+
+    def identity(self, label: str, *_: Any) -> dict[str, Any]:
+        return {"label": label, "decisions": self.decided}
+
+
+def test_a_part_is_named_by_what_was_decided_while_it_was_measured(judge: Judge) -> None:
+    judged = some(judge(parts=("tail_patch", "answers"), max_new_tokens=3, prompts=2), 3)
+    what = (judged.opened, judged.pool, judged.queries, judged.spec, judged.places)
+    scorer, lines = Fitting(), list[str]()
+    folder = evaluate(*what, judged.progress, lines.append, scorer)
+    first = read_json(folder / INDEX)["parts"]
+    asked = list(scorer.asked)
+
+    evaluate(*what, judged.progress, lines.append, scorer)
+
+    assert read_json(folder / INDEX)["parts"] == first
+    assert scorer.asked == asked  # nothing is scored again
+    assert [line.partition(" (")[0] for line in lines] == [
+        f"{part}: found measured" for part in ("tail_patch", "answers")
+    ]
+
+
+def test_every_label_is_checked_before_one_is_judged(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(Direct):
+        def check(self, label: str, *_: Any) -> None:
+            if label == "backwards":
+                raise SpecError("there is no going backwards")
+
+    def judged_by(scorer: Direct, *parts: Part) -> None:
+        judged = some(judge(parts=parts), 3)
+        what = (judged.opened, judged.pool, judged.queries, judged.spec, judged.places)
+        evaluate(*what, judged.progress, judged.say, scorer)
+
+    scorer = Refusing()
+    with pytest.raises(SpecError, match="there is no going backwards"):
+        judged_by(scorer, "tail_patch")
+    assert not scorer.asked
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(SpecError, match=r"evaluate.baselines: bm25 needs bm25s .*; pip install"):
+        judged_by(Direct(), "tail_patch")
 
 
 def test_scores_that_are_not_finite_are_named(judge: Judge) -> None:

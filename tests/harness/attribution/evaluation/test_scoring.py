@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from harness.attribution import score_room
 from harness.attribution.evaluation.scoring import Stores
 from harness.attribution.fit_spec import Factors
 from harness.attribution.score import score
 from harness.attribution.score_spec import Scoring
+from harness.errors import SpecError
 from tests.harness.attribution.evaluation.conftest import Judge
 
 
@@ -86,3 +88,25 @@ def test_rows_have_scores_on_themselves_where_they_mean_something(judge: Judge) 
     assert (own > 0).all()
     assert judged.self_influence("grad_cos", judged.opened, judged.pool) is None
     assert judged.self_influence("directional", judged.opened, judged.pool) is None
+
+
+def test_what_cannot_be_scored_is_refused_and_finished_scores_need_nothing(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Factors need not be there: they are fitted on the way."""
+    judged = judge()
+    scores = Scoring(estimators=["grad_dot", "ekfac"], modules=True)  # type: ignore[arg-type]
+    spec = replace(judged.spec, scores=scores, factors=Factors(fitter="hooks"))
+    stores = Stores(spec, judged.places, judged.progress, lambda _: None)
+    where = (judged.opened, judged.pool, judged.queries)
+
+    for label in ("grad_dot", "ekfac"):
+        stores.check(label, *where)
+    monkeypatch.setattr(score_room, "memory", lambda device: 1000)
+    for label in ("grad_dot", "ekfac"):
+        with pytest.raises(SpecError, match=f"gradients of 8 queries for '{label}' take"):
+            stores.check(label, *where)
+    with monkeypatch.context() as patch:
+        patch.setattr(score_room, "memory", lambda device: None)
+        score(*where, spec, "grad_dot", judged.places, say=lambda _: None)
+    stores.check("grad_dot", *where)
