@@ -82,7 +82,8 @@ def run_ablation(
     with work.grid(missing) as grid:
         store = open_corpus(ablation.corpus, out / "corpora", display.say)
         if store.id != text_id:
-            raise SpecError("domains: their text has changed since this command began; repeat it")
+            what = "their text has changed since this command began"
+            raise SpecError(f"domains: {what}; give the command again")
         check_rows(ablation, store)
         warnings = warnings_of(ablation, store.manifest)
         log(warnings)

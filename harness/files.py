@@ -45,7 +45,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON value in `path`, or None where there is no such file."""
+    """Return the JSON value in `path`, one of ours, or None where there is no such file."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -53,3 +53,19 @@ def read_json(path: Path) -> Any:
     except ValueError as error:  # never ours: a file appears whole; a copy may have been cut short
         lost = f"{path}: damaged: {error}"
         raise SpecError(f"{lost}; delete it, and the next run makes it anew") from None
+
+
+def read_given_json(path: Path, key: str) -> Any:
+    """Return the JSON value in a file that `key` of a spec leads to, or None where there is none.
+
+    It is the user's: it is never to be deleted, so the SpecError says what is wrong with it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = error.strerror or error
+        raise SpecError(f"{key}: {path} cannot be read: {reason}; look after it") from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{key}: {path} is no JSON: {error}; mend it, or copy it again") from None

@@ -10,6 +10,7 @@ code beside the weights is run only where the spec says so.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpecError
-from harness.files import part_of, read_json
+from harness.files import part_of, read_given_json
 from harness.hashes import ContentHashes
 from harness.leases import being_made
 
@@ -61,7 +62,7 @@ def tokenizer_folder(source: str, revision: str | None, out: Path, say: Say) -> 
 
 def model_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a model's folder."""
-    config = read_json(folder / CONFIG)
+    config = read_given_json(folder / CONFIG, "model.source")
     if config is None:
         found = sorted(folder.glob("*.gguf"))
         fix = f"point it at {found[0]}" if found else "point it at the folder of a saved model"
@@ -74,7 +75,7 @@ def model_config(folder: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> list[Path]:
     """Return the files that hold a model's weights, all there: safetensors where there are any."""
     for name in ("model.safetensors", "pytorch_model.bin"):
-        index = read_json(folder / f"{name}.index.json")
+        index = read_given_json(folder / f"{name}.index.json", "model.source")
         shards = set(index["weight_map"].values()) if index else {name}
         paths = sorted(folder / shard for shard in shards)
         for path in paths if index else []:
@@ -119,7 +120,7 @@ def fingerprint_tokenizer(path: Path) -> str:
 
 def _local(source: str, revision: str | None, key: str, patterns: tuple[str, ...]) -> Path:
     """Return `source` as an existing folder, GGUF file or tokenizer.json; SpecError otherwise."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # pathlib's raises for a user whom nobody knows
     if path.is_dir():
         return path.resolve()
     if path.is_file():

@@ -6,31 +6,29 @@ file and at the sizes of all; the price is that row 10,000 may look different.
 
 from __future__ import annotations
 
+import codecs
 import csv
-import gzip
 import io
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from harness.corpus.sources.arrow import MISSING
+from harness.corpus.sources.formats import format_of
+from harness.corpus.sources.streams import (
+    COMPRESSED,
+    MAX_LINE_CHARACTERS,
+    BadFileError,
+    open_bytes,
+)
 from harness.errors import SpecError
 
-FORMATS = {
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
-PACKED = (".gz", ".zst")
 NUM_ROWS = 20
-NUM_BYTES = 200_000  # of a file, for its first look
+NUM_BYTES = 200_000  # of a file, for its first look, and to the end of the line there
 MANY_FILES = 12  # each can be a document; fewer cannot fill four splits evenly
 _GROWTH = 3  # text by its packed size, roughly: gzip, zstd and parquet on prose
 _HEADING = re.compile(r"^ = [^=\n]+ = *$", re.MULTILINE)
@@ -70,7 +68,7 @@ def look(paths: list[Path]) -> Glance:
     }  # fmt: skip
     if kind == "parquet":
         return Glance(**shared, **_columns(list(_parquet_rows(first))))
-    head, shared["encoding"] = _head(first)
+    head, shared["encoding"] = _head(first, is_table=kind in ("jsonl", "csv", "tsv"))
     if kind == "jsonl":
         return Glance(**shared, **_columns(list(_json_rows(first, head))))
     if kind in ("csv", "tsv"):
@@ -84,16 +82,8 @@ def look(paths: list[Path]) -> Glance:
     return Glance(**shared, separator=separator, num_pieces=pieces)
 
 
-def format_of(path: Path) -> str | None:
-    """Return the format that a file's name tells, also under .gz or .zst; None for no known one."""
-    suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in PACKED:
-        suffixes.pop()
-    return FORMATS.get(suffixes[-1]) if suffixes else None
-
-
 def _is_packed(path: Path) -> bool:
-    return path.suffix.lower() in (*PACKED, ".parquet")
+    return path.suffix.lower() in (*COMPRESSED, ".parquet")
 
 
 def _size(path: Path) -> int:
@@ -104,42 +94,26 @@ def _size(path: Path) -> int:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path)  # type: ignore[return-value]
-    if path.suffix.lower() == ".zst":
-        return io.BytesIO(_arrow(path).input_stream(str(path), compression="zstd").read(NUM_BYTES))
-    return path.open("rb")
-
-
-def _arrow(path: Path) -> Any:
+def _head(path: Path, is_table: bool) -> tuple[str, str]:
+    """Return the start of a file as text, to the end of a line, and its encoding."""
     try:
-        import pyarrow
-    except ImportError:
-        fix = 'pip install "steelyard[data]"'
-        raise SpecError(f"{path}: reading {path.suffix} needs pyarrow; {fix}") from None
-    return pyarrow
-
-
-def _head(path: Path) -> tuple[str, str]:
-    """Return the start of a file as text, up to its last whole line, and its encoding."""
-    try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             raw = file.read(NUM_BYTES)
-    except (OSError, EOFError) as error:  # a file that is not what its suffix says
-        raise SpecError(f"{path}: cannot be unpacked: {error}") from None
+            raw += file.readline(MAX_LINE_CHARACTERS)
+            is_cut = not raw.endswith(b"\n") and bool(file.read(1))
+    except (BadFileError, OSError) as error:  # a file that is not what its suffix says
+        raise SpecError(f"{path}: {error}") from None
     if b"\0" in raw:
         raise SpecError(f"{path}: holds bytes that are no text; give txt, jsonl, csv or parquet")
-    if len(raw) == NUM_BYTES and b"\n" in raw:
-        raw = raw[: raw.rindex(b"\n")]
-    for encoding in ("utf-8-sig", "utf-8"):
-        try:
-            has_mark = raw.startswith(b"\xef\xbb\xbf")
-            if (encoding == "utf-8-sig") == has_mark:
-                return raw.decode(encoding), encoding
-        except UnicodeDecodeError:
-            break
-    return raw.decode("latin-1"), "latin-1"
+    if is_cut and is_table:
+        limit = f"{MAX_LINE_CHARACTERS:,} bytes"
+        raise SpecError(f"{path}: a row is longer than {limit}; break it into several")
+    encoding = "utf-8-sig" if raw.startswith(codecs.BOM_UTF8) else "utf-8"
+    try:
+        decoder = codecs.getincrementaldecoder(encoding)()
+        return decoder.decode(raw, final=not is_cut), encoding
+    except UnicodeDecodeError:
+        return raw.decode("latin-1"), "latin-1"
 
 
 def _json_rows(path: Path, head: str) -> Iterator[dict[str, Any]]:
@@ -147,7 +121,7 @@ def _json_rows(path: Path, head: str) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"{path}: line {number} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise SpecError(f"{path}: line {number} is no JSON object; a row needs named columns")
@@ -157,7 +131,11 @@ def _json_rows(path: Path, head: str) -> Iterator[dict[str, Any]]:
 
 
 def _table_rows(path: Path, head: str, delimiter: str) -> Iterator[dict[str, Any]]:
-    rows = list(csv.reader(io.StringIO(head), delimiter=delimiter))[: NUM_ROWS + 1]
+    csv.field_size_limit(MAX_LINE_CHARACTERS)
+    try:
+        rows = list(islice(csv.reader(io.StringIO(head), delimiter=delimiter), NUM_ROWS + 1))
+    except csv.Error as error:
+        raise SpecError(f"{path}: is no table that can be read: {error}") from None
     if len(rows) < 2:
         raise SpecError(f"{path}: has no row under its header")
     if any(len(name) > 60 or _is_number(name) or not name for name in rows[0]):
@@ -168,9 +146,10 @@ def _table_rows(path: Path, head: str, delimiter: str) -> Iterator[dict[str, Any
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    _arrow(path)
-    import pyarrow.parquet as parquet
-
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise SpecError(f"{path}: {MISSING}") from None
     try:
         batches = parquet.ParquetFile(path).iter_batches(batch_size=NUM_ROWS)
         rows = next(batches, None)

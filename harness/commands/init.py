@@ -16,7 +16,9 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from harness.commands.glance import Glance, format_of, look
+from harness.commands.glance import Glance, look
+from harness.corpus.sources.formats import format_of
+from harness.corpus.sources.streams import COMPRESSED
 from harness.errors import SpecError
 
 PAIRS = (
@@ -75,8 +77,9 @@ def write_spec(
     except OSError as error:
         raise SpecError(f"{out}: cannot be written: {error.strerror}") from None
     seen = [f"  {domain.name}: {domain.saw}" for domain in domains]
-    after = [f"look at it, then: steelyard plan {out}", f"and: steelyard run {out}"]
-    return [f"wrote {out}", *seen, *after]
+    made = _plain(str(out))
+    after = [f"look at it, then: steelyard plan {made}", f"and: steelyard run {made}"]
+    return [f"wrote {made}", *seen, *after]
 
 
 def _refuse_repeated(paths: Sequence[str]) -> None:
@@ -172,12 +175,12 @@ def _where(path: str, files: list[Path], ready: dict[str, list[Path]]) -> list[s
         return [f"paths = {_toml([path])}"]
     suffixes = sorted({"".join(_suffixes(file)) for file in files})
     deep = "**/" if any(file.parent != Path(path) for file in files) else ""
-    folder = path.rstrip("/")
+    folder = glob.escape(path.rstrip("/"))
     return [f"paths = {_toml([f'{folder}/{deep}*{suffix}' for suffix in suffixes])}"]
 
 
 def _suffixes(file: Path) -> list[str]:
-    packed = file.suffix.lower() in (".gz", ".zst")
+    packed = file.suffix.lower() in COMPRESSED
     return file.suffixes[-2:] if packed else file.suffixes[-1:]
 
 
@@ -222,7 +225,7 @@ def _text(columns: dict[str, int]) -> tuple[list[str], list[str]]:
 
 
 def _listed(names: list[str], most: int = 6) -> str:
-    short = [re.sub(r"[\s\x00-\x1f\x7f]+", " ", name)[:30] for name in names[:most]]
+    short = [re.sub(r"[\s\x00-\x1f\x7f]+", " ", _plain(name))[:30] for name in names[:most]]
     return ", ".join(short) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -293,6 +296,14 @@ settings = {{ every = {steps // 4} }}
 """
 
 
+def _plain(text: str) -> str:
+    """Return a text with escapes for what is no character, such as bytes of a file's name."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _toml(value: str | list[str]) -> str:
     """Return a string, or a list of them, as TOML; JSON's escapes are TOML's but for DEL."""
+    for text in [value] if isinstance(value, str) else value:
+        if _plain(text) != text:
+            raise SpecError(f"{_plain(text)}: is no UTF-8, as a spec has to be; rename it")
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -145,6 +145,7 @@ def forecast(ablation: Ablation, out: Path, jobs: int | None, measure: bool) -> 
 
     Nothing is trained or built; a GGUF model is converted, since its content decides the ids.
     """
+    _check_readable(out)
     written, (ablation, model_id) = ablation, localized(ablation, out, lambda text: None)
     identity = corpus_id(ablation.corpus, out / "corpora")
     problems = _refusals(written, out, identity, model_id)
@@ -181,6 +182,17 @@ def forecast(ablation: Ablation, out: Path, jobs: int | None, measure: bool) -> 
         num_parameters=_parameters(ablation.model, vocab_size),
         problems=list(dict.fromkeys(problems)),
     )
+
+
+def _check_readable(out: Path) -> None:
+    """Refuse an output folder that is there and is none, or may not be read."""
+    try:
+        next(out.iterdir(), None)
+    except FileNotFoundError:
+        return  # the first run makes it
+    except OSError as error:
+        reason = error.strerror or error
+        raise SpecError(f"{out}: cannot be read: {reason}; give --out a folder") from None
 
 
 def cost_key(spec: RunSpec) -> str:

@@ -29,7 +29,7 @@ from harness.corpus.texture import text_facts
 from harness.corpus.tokenizer import END_OF_TEXT_ID, num_tokens, train_bpe
 from harness.corpus.writing import write_streams
 from harness.errors import SpecError
-from harness.spec import Corpus, SyntheticDomain
+from harness.spec import Corpus, SyntheticDomain, Texts
 
 Facts = dict[str, Any]
 Progress = Callable[[str], None]
@@ -111,7 +111,8 @@ def _read(
     if read.num_blank == read.num_read:
         raise SpecError(f"domains.{name}: all {read.num_read} documents are blank; give it text")
     kept = read.kept
-    placement = split(name, kept, spec.splits)
+    group = domain.group if isinstance(domain, Texts) else None
+    placement = split(name, kept, spec.splits, group)
     package, _, version = source.fingerprint.partition("==")
     facts = {
         "train": domain.train,

@@ -84,6 +84,17 @@ def _refuse_twins(spec: Corpus, sources: Mapping[str, Source]) -> None:
             )
 
 
+def _refuse_changed(spec: Corpus, sources: Mapping[str, Source], folder: Path) -> None:
+    """Refuse text that has changed since the id was made of it: the folder would lie."""
+    hashes = ContentHashes(folder)
+    for name, domain in spec.domains.items():
+        if not isinstance(domain, FilesDomain):
+            continue  # a package's version and a hub's commit cannot change in place
+        if find_source(name, domain, hashes).fingerprint != sources[name].fingerprint:
+            what = "its files changed while they were read"
+            raise SpecError(f"domains.{name}: {what}; give the command again")
+
+
 def _identity(spec: Corpus, sources: Mapping[str, Source]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "format": FORMAT,
@@ -116,6 +127,7 @@ def _build_once(
         part.mkdir()
         try:
             build(identity, spec, sources, part, progress)
+            _refuse_changed(spec, sources, final.parent)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise

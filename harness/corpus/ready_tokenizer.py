@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.corpus.tokenizer import from_merges, from_text
 from harness.errors import SpecError
-from harness.files import read_json
+from harness.files import read_given_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -75,10 +75,10 @@ def _special(
     tokenizer: Tokenizer, folder: Path, keys: tuple[str, ...], usual: tuple[str, ...]
 ) -> int | None:
     """Return the id of the first special token that the folder's files name, or a usual one."""
-    config = read_json(folder / "config.json") or {}
+    config = read_given_json(folder / "config.json", "tokenizer.source") or {}
     for key in keys:
         for file in ("tokenizer_config.json", "special_tokens_map.json"):
-            token = (read_json(folder / file) or {}).get(key)
+            token = (read_given_json(folder / file, "tokenizer.source") or {}).get(key)
             token = token.get("content") if isinstance(token, dict) else token
             if token is not None and (found := tokenizer.token_to_id(token)) is not None:
                 return found

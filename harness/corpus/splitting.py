@@ -2,8 +2,9 @@
 
 Whole groups go to one split, by size: in keyed-hash order, each to the split that lacks most of
 its target, among those that the group does not overfill. Where a domain has too few groups for
-that, its documents are the groups, and the manifest says so. The price of groups: the splits of a
-domain are less alike than a random sample would be, as new data always are.
+that, its documents are the groups, and the manifest says so; groups that the user named are not
+given up so, and the domain is refused. The price of groups: the splits of a domain are less alike
+than a random sample would be, as new data always are.
 
 Ready splits stay as their source declares them, and one that lacks is cut from ready training text,
 never from text that others hold out.
@@ -73,18 +74,26 @@ def _cap(documents: list[Document], max_bytes: int) -> list[Document]:
     return kept
 
 
-def split(domain: str, documents: list[Document], shares: Splits) -> Placement:
-    """Assign every document to train, probe, tuning or held-out."""
+def split(
+    domain: str, documents: list[Document], shares: Splits, group: str | None = None
+) -> Placement:
+    """Assign every document to train, probe, tuning or held-out.
+
+    `group` is the column that the user has named: SpecError where its values cannot be kept whole.
+    """
     targets = {"probe": shares.probe, "tuning": shares.tuning, "heldout": shares.heldout}
     ready = {document.split for document in documents} - {None}
     if ready:
-        return _split_ready(domain, documents, {k: v for k, v in targets.items() if k not in ready})
-    placement = _cut(domain, documents, targets)
+        lacking = {name: share for name, share in targets.items() if name not in ready}
+        return _split_ready(domain, documents, lacking, group)
+    placement = _cut(domain, documents, targets, group)
     refuse_empty(domain, placement.documents)
     return placement
 
 
-def _split_ready(domain: str, documents: list[Document], lacking: dict[str, float]) -> Placement:
+def _split_ready(
+    domain: str, documents: list[Document], lacking: dict[str, float], group: str | None
+) -> Placement:
     """Keep ready splits, and cut those that lack from ready training text."""
     _refuse_torn_groups(domain, documents)
     kept = [Placed(domain, d.split, d) for d in documents if d.split not in (None, "train")]
@@ -97,7 +106,7 @@ def _split_ready(domain: str, documents: list[Document], lacking: dict[str, floa
     if not lacking:
         kept += [Placed(domain, "train", document) for document in source]
         return Placement(kept, "ready split")
-    placed, unit = _cut(domain, source, lacking)
+    placed, unit = _cut(domain, source, lacking, group)
     refuse_empty(domain, kept + placed)
     return Placement(kept + placed, unit)
 
@@ -114,12 +123,16 @@ def _refuse_torn_groups(domain: str, documents: list[Document]) -> None:
             )
 
 
-def _cut(domain: str, documents: list[Document], targets: dict[str, float]) -> Placement:
+def _cut(
+    domain: str, documents: list[Document], targets: dict[str, float], group: str | None
+) -> Placement:
     """Assign every document to train or to a split of `targets`, shares of the whole."""
     groups = _groups(documents)
     unit = "group"
     places = _assign_evenly(groups, targets) if len(groups) >= MIN_GROUPS else None
     if places is None:
+        if group is not None and len(groups) < len(documents):
+            raise SpecError(f"domains.{domain}.group: {_why_torn(group, groups)}")
         unit = "document"
         groups = {document.name: [document] for document in in_hash_order(documents)}
         places = _assign_evenly(groups, targets) or _deal(list(groups), targets)
@@ -129,6 +142,18 @@ def _cut(domain: str, documents: list[Document], targets: dict[str, float]) -> P
         for document in members
     ]
     return Placement(placed, unit)
+
+
+def _why_torn(group: str, groups: dict[str, list[Document]]) -> str:
+    """Return why the values of a column cannot each stay in one split, and the fix."""
+    sizes = [sum(document.num_bytes for document in members) for members in groups.values()]
+    if len(groups) < MIN_GROUPS:
+        values = f"{len(groups)} value{'s'[: len(groups) - 1]}"
+        why = f"has {values}, and to keep each in a split takes {MIN_GROUPS}"
+    else:
+        largest = max(sizes) / sum(sizes)
+        why = f"has {len(groups)} values too uneven to keep each in a split (one is {largest:.0%})"
+    return f"{group!r} {why}; give it more of them, or make all four splits ready, or drop group"
 
 
 def refuse_empty(domain: str, placed: list[Placed], trained: bool = True) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.files import read_json, whole_file, write_json
+from harness.errors import SpecError
+from harness.files import read_given_json, read_json, whole_file, write_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +28,27 @@ def test_json_is_written_and_read(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_none(tmp_path: Path) -> None:
     """Absence is an answer, not an error."""
     assert read_json(tmp_path / "x.json") is None
+
+
+def test_damage_is_told_by_whose_the_file_is(tmp_path: Path) -> None:
+    """Ours is made anew; a user's is never to be deleted, and its fault is said."""
+    (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    with pytest.raises(SpecError, match=r"x\.json: damaged: .*; delete it, and the next run"):
+        read_json(tmp_path / "x.json")
+    for raw, says in (
+        (b'\xef\xbb\xbf{"a": 1}', "is no JSON: Unexpected UTF-8 BOM"),
+        (b'{"a": ', "is no JSON: Expecting value: line 1"),
+        (b'{"\xff": 1}', "is no JSON: 'utf-8' codec can't decode byte 0xff"),
+        (b"[" * 100_000, "is no JSON: maximum recursion depth"),
+    ):
+        (tmp_path / "x.json").write_bytes(raw)
+        with pytest.raises(SpecError, match=rf"^the\.key: .*x\.json {says}") as caught:
+            read_given_json(tmp_path / "x.json", "the.key")
+        assert "delete" not in str(caught.value)
+
+    assert read_given_json(tmp_path / "none.json", "the.key") is None
+    with pytest.raises(SpecError, match=r"^the\.key: .* cannot be read: Is a directory"):
+        read_given_json(tmp_path, "the.key")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

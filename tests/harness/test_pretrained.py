@@ -253,6 +253,20 @@ def no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def marked_config(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+def cut_config(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def cut_index(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {')
+
+
 def no_shard(folder: Path) -> None:
     index = {"weight_map": {"a": "model-1.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -264,6 +278,9 @@ def no_shard(folder: Path) -> None:
         (cut, "it was cut short"),
         (rubbish, "is no safetensors file"),
         (no_config, "has no config.json"),
+        (marked_config, r"config\.json is no JSON: Unexpected UTF-8 BOM .*; mend it"),
+        (cut_config, r"config\.json is no JSON: .* line .*; mend it"),
+        (cut_index, r"model\.safetensors\.index\.json is no JSON: "),
         (no_weights, "has no model.safetensors"),
         (no_shard, "model-1.safetensors is missing"),
     ],
@@ -285,6 +302,7 @@ def test_a_broken_folder_is_refused_in_one_line(
     [
         ("no/such/folder/here", "no such file or folder: no/such/folder/here"),
         ("./missing", "no such file or folder"),
+        ("~nobody-at-all/model", "no such file or folder: ~nobody-at-all/model; correct the path"),
         ("missing.gguf", "no such file or folder"),
         ("owner/name", "cannot be had from the Hugging Face hub .* point model.source at a local"),
         ("bad.gguf", "is no GGUF file .it starts with b'not a'"),

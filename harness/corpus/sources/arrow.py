@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -17,7 +18,7 @@ MISSING = 'needs pyarrow, which is not installed; pip install "steelyard[data]"'
 
 def open_zstd(path: Path) -> IO[bytes]:
     """Return a stream of what is compressed in `path`."""
-    return cast(IO[bytes], _pyarrow().input_stream(str(path), compression="zstd"))
+    return io.BufferedReader(_pyarrow().input_stream(str(path), compression="zstd"))
 
 
 def parquet_rows(path: Path, wanted: frozenset[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -40,6 +41,9 @@ def parquet_rows(path: Path, wanted: frozenset[str]) -> Iterator[tuple[int, dict
             names = file.schema_arrow.names
             if not wanted <= set(names):
                 yield 1, dict.fromkeys(names)
+            twice = next((name for name in sorted(wanted) if names.count(name) > 1), None)
+            if twice is not None:  # rows would have the last of them
+                raise BadFileError(f"has two columns {twice!r}; rename one")
             for batch in file.iter_batches(batch_size=ROWS, columns=sorted(wanted)):
                 for values in batch.to_pylist():
                     number += 1

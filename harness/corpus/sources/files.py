@@ -8,7 +8,6 @@ a copy: its text would be trained on and then predicted.
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import glob
 import os
@@ -56,7 +55,7 @@ def find(name: str, domain: FilesDomain, hashes: ContentHashes) -> Source:
     found = [
         Found(
             path,
-            _spelled(Path(os.path.abspath(path)).relative_to(root)),
+            spelled(Path(os.path.abspath(path)).relative_to(root)),
             split,
             formats[path],
             *_measure(f"domains.{name}.{_key(split)}", path, hashes),
@@ -96,11 +95,11 @@ def describe_texts(domain: Texts) -> dict[str, Any]:
 
 def _encoding(name: str, domain: FilesDomain) -> str:
     try:
-        codecs.lookup(domain.encoding)
-    except LookupError:
+        " ".encode(domain.encoding)  # what codecs knows may be no text encoding, such as hex
+    except (LookupError, ValueError):
         raise SpecError(
-            f"domains.{name}.encoding: {domain.encoding!r} is no encoding that Python knows; "
-            'write "utf-8", "latin-1" or another'
+            f"domains.{name}.encoding: {domain.encoding!r} is no encoding of text that Python "
+            'knows; write "utf-8", "latin-1" or another'
         ) from None
     return domain.encoding
 
@@ -118,7 +117,7 @@ def _separator(name: str, domain: FilesDomain) -> re.Pattern[str] | None:
     return pattern
 
 
-def _spelled(path: Path) -> str:
+def spelled(path: Path) -> str:
     """Return a path as text, also where its bytes are none."""
     return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
 
@@ -152,7 +151,7 @@ def _places(name: str, domain: FilesDomain) -> dict[Path, str | None]:
 
 def _expand(where: str, pattern: str, format: str) -> list[Path]:
     """Return the files that an entry of the spec stands for."""
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))  # pathlib's raises for a user whom nobody knows
     try:
         if path.is_dir():
             return _folder(where, path, format)

@@ -1,7 +1,8 @@
 """Rows out of files: one reader for each format, each a generator that holds one row at a time.
 
 A row is a dict of columns. Text has the columns `text` and `file`, so that a template or a group
-works on it as on a table. Line ends become a line feed wherever text is read.
+works on it as on a table; a text file that no separator cuts is one row, and so is held whole. Line
+ends become a line feed wherever text is read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.corpus.sources import arrow, streams
+from harness.corpus.sources.separators import pieces
 from harness.corpus.sources.streams import BadFileError, read_lines
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
@@ -54,19 +56,17 @@ def read_rows(path: Path, name: str, format: str, how: Reading) -> Rows:
 
 
 def _text_rows(path: Path, name: str, how: Reading) -> Rows:
-    text = "".join(read_lines(path, how.encoding))
+    lines = read_lines(path, how.encoding)
     if how.separator is None:
+        text = "".join(lines)
         if text.strip():
             yield 0, {"text": text, "file": name}
         return
-    number = start = 0
-    for match in how.separator.finditer(text):
-        if text[start : match.start()].strip():
+    number = 0
+    for piece in pieces(lines, how.separator):
+        if piece.strip():
             number += 1
-            yield number, {"text": text[start : match.start()], "file": name}
-        start = match.end()
-    if text[start:].strip():
-        yield number + 1, {"text": text[start:], "file": name}
+            yield number, {"text": piece, "file": name}
 
 
 def _json_rows(path: Path, how: Reading) -> Rows:

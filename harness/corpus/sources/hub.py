@@ -1,9 +1,9 @@
 """A data set of the Hugging Face hub, or a local folder in its form.
 
 What a branch or tag points to is asked for once, with a short patience, and recorded; the data are
-then read at that commit. Where the hub cannot be reached, what an earlier start downloaded is used,
-or one line says how to go on with local files. Code that comes with a data set is never run. The
-only file that imports datasets, and only where text is read.
+then read at that commit. Where the hub cannot be reached, it is not asked again: what an earlier
+start downloaded is used, or one line says how to go on with local files. Code that comes with a
+data set is never run. The only file that imports datasets, and only where text is read.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.corpus.documents import Document
 from harness.corpus.sources.columns import Composer, Record
-from harness.corpus.sources.files import describe_texts
+from harness.corpus.sources.files import describe_texts, spelled
 from harness.corpus.sources.source import Source
 from harness.errors import SpecError
 from harness.hashes import ContentHashes
@@ -29,23 +30,32 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
+class Place(NamedTuple):
+    """Where a data set is read."""
+
+    path: str
+    commit: str | None = None
+    """None for a folder."""
+    silence: str | None = None
+    """Why the hub did not answer; an earlier start knew the commit."""
+
+
 def find(name: str, domain: HubDomain, hashes: ContentHashes) -> Source:
     """Return a data set as a source, at the commit that its revision points to now."""
     composer = Composer(name, domain)
     splits = _splits(name, domain)
-    folder = Path(domain.dataset).expanduser()
+    folder = Path(os.path.expanduser(domain.dataset))
     if folder.is_dir():
-        revision = f"sha256 {_hash_folder(name, folder, hashes)}"
-        path, commit = str(folder), None
+        place, revision = Place(str(folder)), f"sha256 {_hash_folder(name, folder, hashes)}"
     elif not REPOSITORY.fullmatch(domain.dataset):
         raise SpecError(
             f"domains.{name}.dataset: {domain.dataset!r} is no folder here and no name on the hub; "
             "write owner/name, or the path of a folder"
         )
     else:
-        path, revision = domain.dataset, _resolve(name, domain)
-        commit = revision
-    shown = folder.name if commit is None else domain.dataset
+        place = _resolve(name, domain)
+        revision = str(place.commit)
+    shown = folder.name if place.commit is None else domain.dataset
     facts = {
         "dataset": shown,
         "config": domain.config,
@@ -56,10 +66,10 @@ def find(name: str, domain: HubDomain, hashes: ContentHashes) -> Source:
     }
     identity = [revision, domain.config, domain.max_rows, *splits]
     return Source(
-        f"hub {'' if commit is None else domain.dataset + '@'}{revision[:19]} "
+        f"hub {'' if place.commit is None else domain.dataset + '@'}{revision[:19]} "
         f"{sha256(repr(identity).encode()).hexdigest()[:16]}",
         domain.license,
-        lambda: _read(name, domain, composer, splits, path, commit),
+        lambda: _read(name, domain, composer, splits, place),
         facts,
     )
 
@@ -67,9 +77,9 @@ def find(name: str, domain: HubDomain, hashes: ContentHashes) -> Source:
 def read_rows(where: str, domain: HubDomain, wanted: frozenset[str]) -> Iterator[Any]:
     """Return the rows of `domain.split` as they are; a SpecError speaks of the key `where`."""
     try:
-        is_folder = Path(domain.dataset).expanduser().is_dir()
-        commit = None if is_folder else _resolve("", domain)
-        return iter(_load("", domain, "split", domain.split, domain.dataset, commit, wanted))
+        folder = Path(os.path.expanduser(domain.dataset))
+        place = Place(str(folder)) if folder.is_dir() else _resolve("", domain)
+        return iter(_load("", domain, "split", domain.split, place, wanted))
     except SpecError as error:
         raise SpecError(str(error).replace("domains.", where, 1)) from None
 
@@ -96,7 +106,7 @@ def _hash_folder(name: str, folder: Path, hashes: ContentHashes) -> str:
         raise SpecError(f"domains.{name}.dataset: the folder {folder} has no file; name another")
     try:
         for path in visible:
-            whole.update(f"{path.relative_to(folder).as_posix()}\0{hashes.of(path)}\0".encode())
+            whole.update(f"{spelled(path.relative_to(folder))}\0{hashes.of(path)}\0".encode())
     except OSError as error:
         reason = error.strerror or error
         raise SpecError(
@@ -106,17 +116,17 @@ def _hash_folder(name: str, folder: Path, hashes: ContentHashes) -> str:
     return whole.hexdigest()
 
 
-def _resolve(name: str, domain: HubDomain) -> str:
+def _resolve(name: str, domain: HubDomain) -> Place:
     """Return the commit that the revision points to: asked of the hub, else of its cache here."""
     if domain.revision is not None and COMMIT.fullmatch(domain.revision):
-        return domain.revision
+        return Place(domain.dataset, domain.revision)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
     asked = domain.revision or "main"
     try:
         found = HfApi().dataset_info(domain.dataset, revision=asked, timeout=PATIENCE_SECONDS)
-        return str(found.sha)
+        return Place(domain.dataset, str(found.sha))
     except RevisionNotFoundError:
         raise SpecError(
             f"domains.{name}.revision: {domain.dataset} has no {asked!r}; name a commit, tag or "
@@ -134,8 +144,8 @@ def _resolve(name: str, domain: HubDomain) -> str:
         reason = error
     cached = _cached_commit(domain.dataset, asked)
     if cached is None:
-        raise SpecError(_unreachable(name, domain.dataset, reason)) from None
-    return cached
+        raise SpecError(_unreachable(name, domain.dataset, _one_line(reason))) from None
+    return Place(domain.dataset, cached, _one_line(reason))
 
 
 def _cached_commit(dataset: str, revision: str) -> str | None:
@@ -148,9 +158,9 @@ def _cached_commit(dataset: str, revision: str) -> str | None:
         return None
 
 
-def _unreachable(name: str, dataset: str, error: BaseException) -> str:
+def _unreachable(name: str, dataset: str, reason: str) -> str:
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
-    why = "HF_HUB_OFFLINE is set" if offline else _one_line(error)
+    why = "HF_HUB_OFFLINE is set" if offline else reason
     host = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     return (
         f"domains.{name}.dataset: {dataset!r} cannot be read, since {host} cannot be reached "
@@ -169,19 +179,18 @@ def _read(
     domain: HubDomain,
     composer: Composer,
     splits: Mapping[str, str | None],
-    path: str,
-    commit: str | None,
+    place: Place,
 ) -> Iterator[Document]:
     for theirs, ours in splits.items():
         key = "split" if ours is None else f"splits.{ours}"
-        rows = iter(_load(name, domain, key, theirs, path, commit, composer.columns))
+        rows = iter(_load(name, domain, key, theirs, place, composer.columns))
         for number in itertools.count(1):
             if domain.max_rows is not None and number > domain.max_rows:
                 break
             try:
                 values = next(rows, None)
             except Exception as error:  # of datasets, of the network, of a damaged file
-                raise SpecError(_failed(name, domain, "dataset", error)) from None
+                raise SpecError(_failed(name, domain, place, error)) from None
             if values is None:
                 break
             record = Record(
@@ -191,13 +200,7 @@ def _read(
 
 
 def _load(
-    name: str,
-    domain: HubDomain,
-    key: str,
-    split: str,
-    path: str,
-    commit: str | None,
-    wanted: frozenset[str],
+    name: str, domain: HubDomain, key: str, split: str, place: Place, wanted: frozenset[str]
 ) -> Any:
     """Return the rows of one split on the hub, with the wanted columns if they are all there."""
     try:
@@ -208,29 +211,68 @@ def _load(
             'pip install "steelyard[data]"'
         ) from None
     datasets.disable_progress_bars()
-    try:
-        known = datasets.get_dataset_split_names(path, domain.config, revision=commit)
-    except Exception as error:  # what a folder or a repository is not
-        raise SpecError(_failed(name, domain, "dataset", error)) from None
-    if split.partition("[")[0] not in known:
-        raise SpecError(
-            f"domains.{name}.{key}: {domain.dataset} has no split {split!r} but "
-            f"{', '.join(map(repr, known))}; name one of them"
-        )
-    try:
-        rows = datasets.load_dataset(
-            path, domain.config, split=split, revision=commit, streaming=domain.streaming
-        )
-    except Exception as error:
-        raise SpecError(_failed(name, domain, "dataset", error)) from None
+    with nullcontext() if place.silence is None else _offline():
+        known = _split_names(name, domain, place)
+        if split.partition("[")[0] not in known:
+            raise SpecError(
+                f"domains.{name}.{key}: {domain.dataset} has no split {split!r} but "
+                f"{', '.join(map(repr, known))}; name one of them"
+            )
+        where: dict[str, Any] = {"revision": place.commit, "streaming": domain.streaming}
+        try:
+            rows = datasets.load_dataset(place.path, domain.config, split=split, **where)
+        except Exception as error:
+            raise SpecError(_failed(name, domain, place, error)) from None
     names = rows.column_names
     return rows.select_columns(sorted(wanted)) if names and wanted <= set(names) else rows
 
 
-def _failed(name: str, domain: HubDomain, key: str, error: BaseException) -> str:
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep both libraries from the network: a hub that is silent would be waited for minutes.
+
+    They read their flags whenever they would ask; datasets' own is enough for old hub libraries,
+    whose sessions remember the other.
+    """
+    import datasets
+    import huggingface_hub.constants as constants
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+
+
+def _split_names(name: str, domain: HubDomain, place: Place) -> list[str]:
+    """Return the splits of a data set; SpecError where there is none, or another commit is here."""
+    import datasets
+
+    try:
+        if place.silence is not None:  # offline, datasets takes what it has, of whatever commit
+            here = datasets.load_dataset_builder(place.path, domain.config).hash
+        known: list[str] = datasets.get_dataset_split_names(
+            place.path, domain.config, revision=place.commit
+        )
+    except Exception as error:  # what a folder or a repository is not
+        raise SpecError(_failed(name, domain, place, error)) from None
+    if place.silence is not None and here != place.commit:
+        raise SpecError(
+            f"domains.{name}.revision: {domain.revision or 'main'} was {place.commit} when the hub "
+            f"last answered, and what is here of {domain.dataset} is {here}; set that as revision, "
+            "or go on where the hub can be reached"
+        )
+    return known
+
+
+def _failed(name: str, domain: HubDomain, place: Place, error: BaseException) -> str:
+    if place.silence is not None:
+        reason = f"{place.silence}; of an earlier start: {_one_line(error)}"
+        return _unreachable(name, domain.dataset, reason)
     if isinstance(error, ConnectionError) or "offline" in type(error).__name__.lower():
-        return _unreachable(name, domain.dataset, error)
+        return _unreachable(name, domain.dataset, _one_line(error))
     return (
-        f"domains.{name}.{key}: {domain.dataset!r} cannot be loaded ({_one_line(error)}); "
+        f"domains.{name}.dataset: {domain.dataset!r} cannot be loaded ({_one_line(error)}); "
         'correct dataset, config or split, or point the domain at files: kind = "files"'
     )

@@ -122,5 +122,7 @@ def _first_bad_byte(path: Path, encoding: str) -> tuple[int, int] | None:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 return fed - len(error.object) + error.start, error.object[error.start]
+            except UnicodeError:  # of the whole, such as UTF-16 without its mark
+                return None
             if not chunk:
                 return None

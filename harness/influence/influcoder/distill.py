@@ -5,13 +5,14 @@ The loss of a block is
     + (1 - weight) mean over queries of KL(softmax(target / temp) || softmax(score / temp))
 so the first part fixes the scale over the block and the second the order within each query, most
 of all at its top. Half of the rows are hard: drawn from those that each of its queries has its
-highest targets with, so that no one query's rows fill a block. The others are drawn from the rest. The last step's encoder is what is returned:
-nothing is chosen on rows that are evaluated, which costs the early stop that would sometimes help.
+highest targets with, so that no one query's rows fill a block. The others are drawn from the rest.
+The last step's encoder is what is returned: nothing is chosen on rows that are evaluated, which
+costs the early stop that would sometimes help.
 
 Source: arXiv:2606.13668, in the form and with the defaults of its code (dkachlerinria/influcoder,
 influcoder/encoder.py at 00ec063: 8 queries, 16 rows, half of them hard, temp 0.05, weight 0.5,
-AdamW, 10 % warm-up and linear decay, gradients clipped to 1, 8 epochs). Deviation: an epoch goes on until
-every query and as many rows as the pool holds have been drawn, since with few queries one
+AdamW, 10 % warm-up and linear decay, gradients clipped to 1, 8 epochs). Deviation: an epoch goes
+on until every query and as many rows as the pool holds have been drawn, since with few queries one
 round of them would leave most of the pool out.
 """
 
@@ -89,7 +90,7 @@ def blocks(targets: Tensor, options: Distillation) -> Iterator[tuple[Tensor, Ten
 def _hard(targets: Tensor, most: int, made: torch.Generator) -> Tensor:
     """Return up to `most` of the rows that queries [k, N] have their highest targets with."""
     each = min(2 * (most // len(targets) + 1), targets.shape[1])
-    found = targets.topk(each, dim=1).indices.unique()
+    found: Tensor = targets.topk(each, dim=1).indices.unique()  # type: ignore[no-untyped-call]
     return found[torch.randperm(len(found), generator=made)[:most]]
 
 

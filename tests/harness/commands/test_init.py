@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,14 @@ import pytest
 
 from harness import cli
 from harness.cli import find_method
+from harness.commands import glance
 from harness.commands.init import write_spec
+from harness.corpus.sources import find_source
 from harness.errors import SpecError
 from harness.spec import Ablation, FilesDomain, HubDomain
 from harness.specfile import load_ablation
 from reports.power import hopeless
+from tests.harness.corpus.test_bad_inputs import zst
 
 PROSE = "A sentence of some words that goes on for a while.\n"
 
@@ -204,6 +209,74 @@ def test_a_name_that_is_no_file_is_a_data_set_of_the_hub() -> None:
     assert found.dataset == "openai/gsm8k"
 
 
+@pytest.mark.parametrize("indent", range(3))
+def test_text_on_one_long_line_is_read_as_what_it_is(indent: int) -> None:
+    """The first look may end inside a character; a character cut off at the end is another case."""
+    Path("zh.txt").write_text("x" * indent + "\u5b57" * 200_000, encoding="utf-8")
+    Path("old.txt").write_bytes(b"x" * 300_000 + "caf\u00e9".encode("latin-1"))
+    Path("cut.txt").write_bytes(b"caf\xc3")
+
+    found = [domain(draft(name, other(), out=f"{name}.toml"), name[:-4]).encoding
+             for name in ("zh.txt", "old.txt", "cut.txt")]  # fmt: skip
+
+    assert found == ["utf-8", "latin-1", "latin-1"]
+
+
+def test_a_line_that_is_not_read_to_its_end_is_still_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glance, "MAX_LINE_CHARACTERS", 1000)
+    Path("zh.txt").write_text("\u5b57" * 100_000, encoding="utf-8")
+
+    assert domain(draft("zh.txt", other()), "zh").encoding == "utf-8"
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+def test_rows_longer_than_the_first_look_are_read_whole(packed: str) -> None:
+    long = PROSE * 8000
+    table = ["id,review", *(f'{i},"{long}"' for i in range(3))]
+    for name, text in (("a.jsonl", json.dumps({"body": long}) + "\n"), ("b.csv", "\n".join(table))):
+        raw = text.encode()
+        pack = {"": bytes, ".gz": gzip.compress, ".zst": zst}[packed]
+        Path(name + packed).write_bytes(pack(raw))
+
+    ablation = draft(f"a.jsonl{packed}", f"b.csv{packed}")
+
+    assert [domain(ablation, n).text for n in "ab"] == ["body", "review"]
+
+
+def test_a_name_that_tells_no_format_gets_one_and_the_spec_is_read() -> None:
+    """What init takes as known, a plan has to take as known too."""
+    Path("a.text").write_text((PROSE + "\n") * 40)
+
+    found = domain(draft("a.text", other()), "a")
+
+    assert found.format == "text"
+    assert find_source("a", found).facts["files"]["count"] == 1
+
+
+def test_a_folder_whose_name_is_a_pattern_is_found_again() -> None:
+    rows("d[1]/a.jsonl", {"text": PROSE})
+    rows("d[1]/deep*/b.jsonl", {"text": PROSE + "."})
+
+    found = domain(draft("d[1]", other()), "d1")
+
+    assert found.paths == ("d[[]1]/**/*.jsonl",)
+    assert find_source("a", found).facts["files"]["count"] == 2
+
+
+def test_names_of_files_and_columns_that_are_no_characters() -> None:
+    """A spec cannot name them; a folder's pattern need not, and a comment spells them."""
+    odd = os.fsdecode(b"caf\xe9.jsonl")
+    rows(f"in/{odd}", {"text": PROSE, "\ud800": 3})
+
+    assert domain(draft("in", other()), "in").paths == ("in/*.jsonl",)
+    assert r"other columns: \ud800" in Path("spec.toml").read_text()
+    for path, name in ((f"in/{odd}", r"in/caf\\udce9.jsonl"), (rows("c.jsonl", {"\ud800": "a b"}),
+                       r"\\ud800")):  # fmt: skip
+        with pytest.raises(SpecError, match=rf"^{name}: is no UTF-8, .* rename it"):
+            draft(path, other(), out="more.toml")
+    assert not Path("more.toml").exists()
+
+
 def test_strange_columns_and_paths_survive_toml() -> None:
     odd = 'a "quoted" \\ näme\x7f\t😀'
     path = rows('dir "x"/ä.jsonl', {odd: PROSE})
@@ -233,6 +306,10 @@ def make_bad_files() -> None:
     Path("header.csv").write_text("a,b\n")
     Path("numbers.jsonl").write_text('{"a": 1}\n')
     Path("fake.gz").write_text("no gzip")
+    packed = bytearray(gzip.compress(random.Random(0).randbytes(9000).hex().encode()))
+    packed[2000:2100] = bytes(100)
+    Path("broken.txt.gz").write_bytes(packed)
+    Path("deep.jsonl").write_text('{"a":' + "[" * 100_000)
     Path("fake.parquet").write_text("no parquet")
     Path("there.toml").write_text("mine")
 
@@ -250,7 +327,9 @@ BAD = {
     "table without a header": (["other.jsonl", "headless.csv"], "names no columns"),
     "header alone": (["other.jsonl", "header.csv"], "has no row under its header"),
     "no text column": (["other.jsonl", "numbers.jsonl"], "no column of text in jsonl rows"),
-    "no gzip": (["other.jsonl", "fake.gz"], "fake.gz: cannot be unpacked"),
+    "no gzip": (["other.jsonl", "fake.gz"], "fake.gz: is cut short or no .gz file"),
+    "broken gzip": (["other.jsonl", "broken.txt.gz"], "broken.txt.gz: is cut short or no .gz"),
+    "deep JSON": (["other.jsonl", "deep.jsonl"], "deep.jsonl: line 1 is not JSON"),
     "out exists": (["other.jsonl", "o/h", "--out", "there.toml"], "there.toml: exists"),
     "unknown target": (["other.jsonl", "o/h", "--target", "x"], "'x' is no domain"),
     "no such folder": (["other.jsonl", "o/h", "--out", "no/x.toml"], "no/x.toml: cannot be writ"),
@@ -271,6 +350,24 @@ def test_what_cannot_be_is_one_line(case: str, capsys: pytest.CaptureFixture[str
     assert expected in told.err
     assert Path("there.toml").read_text() == "mine"
     assert not Path("spec.toml").exists()
+
+
+@pytest.mark.parametrize("name", ["long.jsonl", "long.csv"])
+def test_a_row_too_long_to_look_at_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glance, "MAX_LINE_CHARACTERS", 1000)
+    Path(name).write_text("text\n" + "word " * 100_000)
+
+    with pytest.raises(SpecError, match=rf"^{name}: a row is longer than 1,000 bytes; break it"):
+        draft(name, other())
+
+
+def test_a_field_that_no_table_can_have_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glance, "MAX_LINE_CHARACTERS", 300_000)
+    Path("a.csv").write_text('text\n"' + "word\n" * 90_000 + '"\n')
+    monkeypatch.setattr(glance, "NUM_BYTES", 400_000)
+
+    with pytest.raises(SpecError, match=r"^a\.csv: is no table that can be read: field larger"):
+        draft("a.csv", other())
 
 
 def test_force_writes_over_a_file(capsys: pytest.CaptureFixture[str]) -> None:

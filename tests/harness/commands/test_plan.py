@@ -281,6 +281,18 @@ def test_a_measured_rate_is_seconds_per_counted_operation(
     assert plan.rate.seconds_per_flop == pytest.approx(3.0 / (8 * sum(row_flops)))
 
 
+@pytest.mark.parametrize("out", ["t.toml", "t.toml/out"])
+def test_a_folder_of_runs_that_is_a_file_is_refused(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ablation(tmp_path)
+
+    assert cli.main(["plan", str(tmp_path / "t.toml"), "--out", str(tmp_path / out)]) == 2
+    told = capsys.readouterr().err
+    assert told.endswith(f"{out}: cannot be read: Not a directory; give --out a folder\n")
+    assert told.count("\n") == 1
+
+
 def test_a_mistake_in_the_spec_comes_before_any_counting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

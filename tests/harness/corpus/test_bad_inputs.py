@@ -83,6 +83,16 @@ def parquet(folder: Path) -> None:
     parquet.write_table(table, folder / "a.parquet")
 
 
+def twins(folder: Path) -> None:
+    """Write a table with two columns of one name."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = [pyarrow.array([prose(i + first) for i in range(9)]) for first in (0, 50)]
+    table = pyarrow.Table.from_arrays(columns, names=["text", "text"])
+    parquet.write_table(table, folder / "a.parquet")
+
+
 def table(folder: Path) -> None:
     """Write a table whose third row has a field too few."""
     with (folder / "a.csv").open("w", newline="") as file:
@@ -171,6 +181,11 @@ CASES = {
         ("mine.group: a.jsonl:1 has no column 'book'", "'answer'"),
         write("a.jsonl", rows()),
     ),
+    "too-few-groups-to-keep-whole": Bad(
+        f'{JSONL}\ngroup = "book"',
+        ("mine.group: 'book' has 1 value, and to keep each in a split takes 12", "drop group"),
+        write("a.jsonl", rows(40, book="one")),
+    ),
     "one-document": Bad(
         TXT,
         ("mine.paths: a.txt gives 1 document in all", "set separator"),
@@ -196,6 +211,20 @@ CASES = {
         f'{TXT}\nencoding = "utf-9"',
         ("mine.encoding: 'utf-9' is no encoding", '"utf-8"'),
         write("a.txt", prose(1)),
+    ),
+    "encoding-of-no-text": Bad(
+        f'{TXT}\nencoding = "hex"',
+        ("mine.encoding: 'hex' is no encoding of text", '"utf-8"'),
+        write("a.txt", prose(1)),
+    ),
+    "encoding-whose-mark-is-missing": Bad(
+        f'{TXT}\nencoding = "utf-16"',
+        ("mine.encoding: a.txt is not utf-16", "BOM", "set encoding"),
+        write("a.txt", prose(1)),
+    ),
+    "home-of-nobody": Bad(
+        'paths = ["~nobody-at-all/a.txt"]',
+        ("mine.paths: ~nobody-at-all/a.txt: no such file", "there is no folder ~nobody-at-all"),
     ),
     "no-permission": Bad(
         'paths = ["secret.txt"]',
@@ -227,6 +256,16 @@ CASES = {
         'paths = ["a.csv"]',
         ("mine.paths: a.csv, row 3, has 1 fields", "names 2 columns", "quote"),
         table,
+    ),
+    "two-columns-of-one-name-in-csv": Bad(
+        'paths = ["a.csv"]',
+        ("mine.paths: a.csv has two columns 'text'", "rename one"),
+        write("a.csv", "text,text\na,b\n"),
+    ),
+    "two-columns-of-one-name-in-parquet": Bad(
+        'paths = ["a.parquet"]',
+        ("mine.paths: a.parquet has two columns 'text'", "rename one"),
+        twins,
     ),
     "bad-regex": Bad(
         f'{TXT}\nseparator = "(\\n"',
@@ -295,6 +334,10 @@ CASES = {
     "hub-name-that-is-none": Bad(
         'kind = "hub"\ndataset = "./no such/folder"',
         ("mine.dataset: './no such/folder' is no folder here", "owner/name"),
+    ),
+    "hub-folder-in-the-home-of-nobody": Bad(
+        'kind = "hub"\ndataset = "~nobody-at-all/a"',
+        ("mine.dataset: '~nobody-at-all/a' is no folder here", "owner/name"),
     ),
     "hub-stream-without-end": Bad(
         'kind = "hub"\ndataset = "someone/something"\nstreaming = true',

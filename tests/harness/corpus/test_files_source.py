@@ -17,7 +17,7 @@ import pytest
 
 from harness.corpus import corpus_id, open_corpus
 from harness.corpus.documents import Document
-from harness.corpus.sources import find_source
+from harness.corpus.sources import find_source, formats, separators
 from harness.spec import Corpus, FilesDomain, Normalization, SyntheticDomain, Tokenizer
 from tests.harness.corpus.test_bad_inputs import prose, zst
 
@@ -250,6 +250,26 @@ def test_reading_holds_one_row_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert len(parsed) == 1
     assert os.path.getsize(tmp_path / "a.jsonl") > len(parsed[0]) * 20
+
+
+def test_a_text_that_is_cut_is_read_as_far_as_its_pieces_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of any size is not held, and its pieces do not depend on how much is read at once."""
+    (tmp_path / "a.txt").write_text("\n\n".join(TEXTS))
+    domain = FilesDomain(paths=(str(tmp_path / "a.txt"),), separator=r"\n\s*\n")
+    whole = list(find_source("d", domain).read())
+    taken: list[str] = []
+    read_lines = formats.read_lines
+    told = lambda *how: (taken.append(line) or line for line in read_lines(*how))  # noqa: E731
+    monkeypatch.setattr(formats, "read_lines", told)
+    monkeypatch.setattr(separators, "CHUNK", 100)
+
+    documents = find_source("d", domain).read()
+
+    assert next(documents) == whole[0]
+    assert len(taken) < 9 < len(TEXTS)
+    assert list(documents) == whole[1:]
 
 
 @pytest.mark.parametrize("template", ["{ text}", "{text}", "{ text }"])

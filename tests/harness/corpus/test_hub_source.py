@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +114,14 @@ def test_what_a_folder_does_not_have_is_said(folder: Path, keys: dict[str, Any],
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_whose_name_is_no_text_is_one_of_its_folder(folder: Path) -> None:
+    """File systems take any bytes; the id spells them."""
+    before = find_source("d", HubDomain(dataset=str(folder)))
+    (folder / os.fsdecode(b"caf\xe9.md")).write_text("about")
+
+    assert find_source("d", HubDomain(dataset=str(folder))).fingerprint != before.fingerprint
+
+
 def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     """Empty, or with files that datasets cannot read."""
     (tmp_path / "empty").mkdir()
@@ -198,6 +209,78 @@ def test_what_was_downloaded_before_is_used_without_a_network(
     assert source.facts["revision"] == COMMIT
     with pytest.raises(SpecError, match="cannot be reached"):
         find_source("d", HubDomain(dataset="someone/else"))
+
+
+@pytest.fixture
+def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make the hub one that takes a connection and never answers; it knew `main` before."""
+    import datasets
+    import huggingface_hub.constants as constants
+
+    refs = tmp_path / "hub" / "datasets--me--texts" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text(COMMIT)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(hub, "PATIENCE_SECONDS", 0.2)
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        for module, name in ((constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE")):
+            monkeypatch.setattr(module, name, False)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        yield
+
+
+def leave(tmp_path: Path, commit: str) -> None:
+    """Write what datasets keeps of `me/texts` once it was read at a commit."""
+    import datasets
+
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    datasets.load_dataset(str(tmp_path / "texts"))
+    (made,) = (tmp_path / "datasets" / "texts").glob("*/0.0.0/*/dataset_info.json")
+    kept = tmp_path / "datasets" / "me___texts" / "default" / "0.0.0" / commit
+    shutil.copytree(made.parent, kept)
+    about = json.loads(made.read_text()) | {"config_name": "default"}
+    (kept / "dataset_info.json").write_text(json.dumps(about))
+
+
+def are_online() -> bool:
+    """Tell whether both libraries may use the network."""
+    import datasets
+    import huggingface_hub.constants as constants
+
+    return not (datasets.config.HF_HUB_OFFLINE or constants.HF_HUB_OFFLINE)
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_silent_hub_is_not_asked_again_for_what_is_here(tmp_path: Path, streaming: bool) -> None:
+    """The libraries' own patience is minutes; their flags are as they were, in the end."""
+    leave(tmp_path, COMMIT)
+    started = time.monotonic()
+
+    texts = read(dataset="me/texts", streaming=streaming, max_rows=9)
+
+    assert [document.text for document in texts] == ["one", "two"]
+    assert time.monotonic() - started < 20
+    assert are_online()
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_silent_hub_and_nothing_or_another_commit_here_is_one_line(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(SpecError, match=r"d\.dataset: .* cannot be reached \(.*timed out; of an"):
+        read(dataset="me/texts")
+
+    leave(tmp_path, "f" * 40)
+    says = rf"d\.revision: main was {COMMIT} .* what is here of me/texts is {'f' * 40}; set that"
+    with pytest.raises(SpecError, match=says):
+        read(dataset="me/texts")
+
+    assert time.monotonic() - started < 20
+    assert are_online()
 
 
 def test_a_broken_connection_while_reading_is_one_line(

@@ -26,7 +26,7 @@ from harness.corpus.documents import SPLITS, Document, in_hash_order
 from harness.corpus.tokenizer import bytes_per_token, train_bpe
 from harness.errors import SpecError
 from harness.leases import being_made
-from harness.spec import Corpus, PackageDomain, Splits, SyntheticDomain, Tokenizer
+from harness.spec import Corpus, FilesDomain, PackageDomain, Splits, SyntheticDomain, Tokenizer
 
 SCRIPT = """
 import os, signal, sys
@@ -250,6 +250,29 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
         open_corpus(spec, tmp_path)
     assert files(tmp_path) == {}
     assert all(path.suffix == ".lease" for path in tmp_path.iterdir())
+
+
+def test_files_that_change_while_they_are_read_make_no_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name would be that of other text."""
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{i} words of text"}) + "\n" for i in range(400)))
+    spec = replace(ONE, domains={"own": FilesDomain(paths=(str(path),))})
+    whole = build.build
+
+    def grow(*arguments: Any) -> None:
+        with path.open("a") as file:
+            file.write(json.dumps({"text": "one more"}) + "\n")
+        whole(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "build", grow)
+        with pytest.raises(SpecError, match="own: its files changed while they were read"):
+            open_corpus(spec, tmp_path / "corpora")
+
+    assert not list((tmp_path / "corpora").glob("*/manifest.json"))
+    assert open_corpus(spec, tmp_path / "corpora").trained == ("own",)
 
 
 def test_a_damaged_corpus_is_refused(tmp_path: Path) -> None:

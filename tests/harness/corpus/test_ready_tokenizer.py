@@ -111,6 +111,16 @@ def test_the_end_of_text_is_what_the_folder_says(
         assert WORDS.id_to_token(read_ready(path).end_of_text) == end
 
 
+def test_a_file_of_the_users_with_a_fault_is_told_of_and_not_to_be_deleted(tmp_path: Path) -> None:
+    folder = folder_of(wordpiece(), tmp_path / "w")
+    (folder / "tokenizer_config.json").write_bytes(b'\xef\xbb\xbf{"eos_token": "the"}')
+
+    says = r"^tokenizer\.source: .*tokenizer_config\.json is no JSON: Unexpected UTF-8 BOM"
+    with pytest.raises(SpecError, match=says) as caught:
+        read_ready(folder)
+    assert "delete" not in str(caught.value)
+
+
 def test_gpt2s_two_files_are_a_whole_tokenizer(tmp_path: Path) -> None:
     """Where transformers 5 makes an empty one without a word."""
     BPE.model.save(str(tmp_path))

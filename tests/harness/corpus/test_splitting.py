@@ -65,6 +65,32 @@ def test_few_groups_are_split_by_document() -> None:
     assert placement.unit == "document"
 
 
+FEW = [(i % (MIN_GROUPS - 1), 500) for i in range(100)]
+UNEVEN = [(max(0, i - 80), 500) for i in range(100)]  # one group of 81 documents, 19 of one
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [(FEW, "has 11 values, and .* takes 12"), (UNEVEN, r"has 20 values too uneven .*one is 81%")],
+)
+def test_groups_that_the_user_named_are_never_torn(sizes: list[tuple[int, int]], says: str) -> None:
+    """They are refused where they cannot be kept whole, also where only some splits lack."""
+    shares = Splits(probe=0.15, tuning=0.15, heldout=0.15)
+    lacking = ready("train", sizes) + ready("heldout", [(999, 50)])
+
+    assert split("d", documents(sizes), shares).unit == "document"
+    for texts in (documents(sizes), lacking):
+        with pytest.raises(SpecError, match=rf"domains\.d\.group: 'book' {says}.*; give it more"):
+            split("d", texts, shares, "book")
+
+
+def test_groups_of_one_document_cannot_be_torn() -> None:
+    """Four files that are grouped by file are four documents."""
+    texts = documents([(i, 50) for i in range(4)])
+
+    assert split("d", texts, Splits(), "file") == split("d", texts, Splits())
+
+
 def test_one_document_too_few_is_refused_with_the_counts() -> None:
     """Three documents cannot fill four splits."""
     with pytest.raises(SpecError, match=r"domains\.law: .* tuning split \(train 1, probe 1"):
