@@ -218,7 +218,9 @@ def count_row_flops(spec: Model, vocab_size: int, tokens: int) -> RowFlops:
     """
     with torch.device("meta"):
         # fused attention has no operation count on every device; written out, it always has
-        model = build_model(spec, vocab_size, tokens, seed=0, attention="eager", blank=True)
+        model: Any = build_model(spec, vocab_size, tokens, seed=0, attention="eager", blank=True)
+        if hasattr(model, "set_experts_implementation"):
+            model.set_experts_implementation("batched_mm")  # grouped products are not counted
         inputs = torch.zeros((1, tokens), dtype=torch.int64)
         # given, so that transformers reads no values to make them
         given = {"attention_mask": torch.zeros((1, 1, tokens, tokens))}

@@ -5,11 +5,13 @@
                    a training step for one. No row gradient is formed, and attention stays fused.
                    In bfloat16 the products are too, and sums are in float32.
     forward mode   dual numbers through the whole network: exact whatever a model does with its
-                   parameters, 1.6 steps, and only with attention written out ("eager"). It does
-                   not know an embedding's padding_idx, which the models of a run have not.
+                   parameters, 1.6 steps, and only with attention and experts written out
+                   ("eager"). It does not know an embedding's padding_idx, which the models of a run
+                   have not.
 
 The first sees what a module does with its own parameters. A model that reads a parameter from
-outside its module would escape it, so who uses it compares its sum with `plain_product` first.
+outside its module would escape it, so who uses it compares its sum with `plain_product` first; a
+module of no known kind is differentiated forwards, and NotImplementedError where torch cannot.
 Neither touches the model: hooks go, and dual numbers live on a twin that shares the parameters and
 has a configuration of its own.
 """
@@ -24,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.influence.kinds import kind_of
 from harness.influence.row_gradients import Precision, row_losses
-from harness.influence.selection import kind_of
 from harness.influence.spread import whole
 
 if TYPE_CHECKING:
@@ -52,11 +54,16 @@ class Functional:
 
 
 def eager_twin(model: nn.Module) -> nn.Module:
-    """Return a copy that shares the parameters and writes attention out, as forward mode needs."""
+    """Return a copy that shares the parameters and writes out what forward mode does not know.
+
+    That is fused attention, and experts whose products are grouped.
+    """
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     twin: Any = copy.deepcopy(model, shared)
     if hasattr(twin, "set_attn_implementation"):
         twin.set_attn_implementation("eager")
+    if hasattr(twin, "set_experts_implementation"):
+        twin.set_experts_implementation("eager")
     return twin  # type: ignore[no-any-return]
 
 

@@ -39,7 +39,7 @@ from harness.influence.finite import all_finite, refuse_non_finite
 from harness.influence.flops import billed
 from harness.influence.queries import Queries, query_weights
 from harness.influence.row_gradients import Precision, Reduction
-from harness.influence.selection import choose
+from harness.influence.selection import choose, coverage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ class Directional:
         refuse_non_finite(view, rows, "the derivative of its loss along a query", total)
         if self.reduction == "sum":
             total *= rows.mask.sum(1).double().cpu()[:, None]
-        return Scores(total, about={**self.about(), **_told(forms)})
+        return Scores(total, about={**self.about(), **self._coverage(view), **_told(forms)})
 
     def about(self) -> dict[str, Note]:
         """Return what a score of this estimator means, for records and reports."""
@@ -158,6 +158,11 @@ class Directional:
         uses = choose(view.model, self.modules, self.last_blocks, self.biases)
         chosen = {name for use in uses for name in (use.weight, use.bias)}
         return [name for name in names if name in chosen]
+
+    def _coverage(self, view: View) -> dict[str, Note]:
+        if not self.modules:  # all parameters, whatever module they belong to
+            return {}
+        return coverage(view.model, self.modules, self.last_blocks, self.biases)
 
     def _form(self, view: View, rows: Batch, along: Direction) -> Form:
         if self.difference == "forward":

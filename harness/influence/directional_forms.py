@@ -6,6 +6,8 @@ components. So steps are tried on candidate rows, off the training stream and th
 direction at a step. Where no two steps agree, the exact form takes over, at one and a half times
 the price, and in bfloat16 where the run trains in it and scores of those rows come out within
 AGREEMENT; the price of the trial is three or four forward passes of the rows, or that of a step.
+Where it does not add up, or a module (of experts, say) cannot be differentiated alone, forward mode
+does; where that does not know the model either, no form is right, and an error says so.
 
 A GPU's products are fifteen times as fast in bfloat16, by data sheet, and finite differences drown
 in it: where a run trains in bfloat16 on a GPU they would be the dear way, so the exact form is
@@ -99,7 +101,7 @@ def choose_form(
 
 
 def _by_modules(view: View, rows: Batch, along: Direction) -> Form | None:
-    """Return the form by hooks, unless it does not add up to a plain backward pass.
+    """Return the form by hooks, unless it is unknown or does not add up to a plain backward pass.
 
     What a model does with its parameters does not depend on the row, so two of them tell. Every
     second row tells whether bfloat16 will do.
@@ -109,7 +111,13 @@ def _by_modules(view: View, rows: Batch, along: Direction) -> Form | None:
     few = tried.select(slice(0, 2))
     stacked = {name: v[None] for name, v in along.items()}
     with counter() as counted:
-        scores = by_hooks(model, tried, stacked)
+        try:
+            scores = by_hooks(model, tried, stacked)
+        except NotImplementedError:  # torch's, of a module that forward mode does not know
+            scores = None
+    if scores is None:
+        view.bill(float(counted.get_total_flops()), tried.targets.numel())
+        return None
     per_row = float(counted.get_total_flops()) / len(tried.rows)
     # its weight gradients cost what the products do
     wanted = (spread_product if _is_spread(along) else plain_product)(model, few, along)
@@ -126,11 +134,12 @@ def _by_modules(view: View, rows: Batch, along: Direction) -> Form | None:
 
 
 def _by_duals(along: Direction) -> Form:
-    """Return forward mode, for a model that reads a parameter from outside its module."""
+    """Return forward mode, for a model of which modules alone do not give the derivative."""
     if _is_spread(along):
         raise ValueError(
-            "the model reads a parameter from outside its module, so that no finite difference and "
-            'no product by modules is right here with parallel = "fsdp"; use "ddp"'
+            "the model reads a parameter from outside its module, or has modules that cannot be "
+            "differentiated alone, so that no finite difference and no product by modules is right "
+            'here with parallel = "fsdp"; use "ddp"'
         )
     return Form("forward")
 
@@ -162,7 +171,17 @@ def in_bfloat16(view: View, rows: Batch, along: Direction, eps: float, chunk_row
 
 
 def in_forward_mode(view: View, rows: Batch, along: Direction, chunk_rows: int) -> Tensor:
-    """Return the exact derivative [N] float64, on a twin with attention written out."""
+    """Return the exact derivative [N] float64, on a twin with attention written out.
+
+    ValueError where torch does not know forward mode of this model: there is no other form then.
+    """
     twin = eager_twin(view.model)
-    found = billed(view, rows, chunk_rows, lambda chunk: by_forward_mode(twin, chunk, along))
+    try:
+        found = billed(view, rows, chunk_rows, lambda chunk: by_forward_mode(twin, chunk, along))
+    except NotImplementedError as error:
+        why = str(error).partition("\n")[0].partition(" that does not support it")[0]
+        raise ValueError(
+            f"directional: {type(view.model).__name__} has no exact form ({why}), which is needed "
+            'where no finite difference holds; choose "grad_dot" or "group", of modules by name'
+        ) from error
     return found.double().cpu()

@@ -38,7 +38,7 @@ from harness.influence.queries import Queries, query_weights
 from harness.influence.query_gradients import network_flops, preconditioned_queries
 from harness.influence.reference_factors import fit_by_kronfluence, score_by_kronfluence
 from harness.influence.row_gradients import Precision, Reduction
-from harness.influence.selection import Use, choose, largest
+from harness.influence.selection import Use, choose, coverage, largest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,6 +141,7 @@ class Ekfac:
         `base` [N] are the rows' mean losses at these very parameters, where they are known: the
         directional route then takes one forward pass per row instead of two.
         """
+        here = coverage(view.model, self.modules, self.last_blocks, self.biases)
         if "weights" in prepared:
             total = self._by_kronfluence(view, prepared, rows)
             route = "kronfluence"
@@ -150,9 +151,8 @@ class Ekfac:
         else:
             found = self._exact().score(view, prepared, rows)
             names = {k: v for k, v in found.about.items() if k == "module_names"}
-            about = {**self.about(), "route": "hooks", **names}
-            return replace(found, about=about)
-        return Scores(total, about={**self.about(), "route": route, **told(prepared)})
+            return replace(found, about={**self.about(), "route": "hooks", **here, **names})
+        return Scores(total, about={**self.about(), "route": route, **here, **told(prepared)})
 
     def about(self) -> dict[str, Note]:
         """Return what a score of this estimator means, for records and reports."""

@@ -39,7 +39,7 @@ from harness.influence.flops import chunks, counter
 from harness.influence.parts import Detail, Gather, Gathered, joined, module_names, whole
 from harness.influence.queries import Queries, query_weights
 from harness.influence.row_gradients import Precision, Reduction, backward
-from harness.influence.selection import Use, choose, largest
+from harness.influence.selection import Use, choose, coverage, largest
 from harness.transfer import Outbound
 
 if TYPE_CHECKING:
@@ -98,6 +98,9 @@ class _Gradients:
     def _uses(self, view: View) -> list[Use]:
         return choose(view.model, self.modules, self.last_blocks, self.biases)
 
+    def _coverage(self, view: View) -> dict[str, Note]:
+        return coverage(view.model, self.modules, self.last_blocks, self.biases)
+
     def _products(
         self,
         view: View,
@@ -109,6 +112,7 @@ class _Gradients:
     ) -> Gathered:
         """Return dots with the queries and, where asked for, squares and parts."""
         uses, parts, room = self._uses(view), [], Room()
+        biases = {use.bias for use in uses}
         tokens, num_queries = rows.targets.shape[1], _num_queries(prepared)
         for chunk in chunks(rows, self.chunk_rows, largest(uses)):
             gather = Gather(uses, detail, len(chunk.rows), tokens, num_queries)
@@ -124,7 +128,8 @@ class _Gradients:
                 flops: list[float] = flops,
             ) -> None:
                 query, scale = _query_of(prepared, name), prepared.get(f"scale:{name}")
-                found = products([whole(f) for f in factors], query, scale, squares, room)
+                summed_up = [whole(f) for f in factors] if name in biases else factors
+                found = products(summed_up, query, scale, squares, room)
                 squared = None if found.squares is None else Outbound(found.squares.double())
                 arriving.append((name, Outbound(found.dots.double()), squared))
                 flops += [found.flops, gather.add_tokens(factors, query)]
@@ -152,7 +157,8 @@ class _Gradients:
 
     def _scores(self, view: View, found: Gathered, detail: tuple[Detail, ...]) -> Scores:
         names = {"module_names": " ".join(module_names(self._uses(view)))} if detail else {}
-        return Scores(found.dots, found.modules, found.tokens, about={**self.about(), **names})
+        about = {**self.about(), **self._coverage(view), **names}
+        return Scores(found.dots, found.modules, found.tokens, about=about)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -204,7 +210,7 @@ class Group(_Gradients):
         _, index = rows.domains.cpu().unique(return_inverse=True)  # type: ignore[no-untyped-call]
         sums = torch.zeros(int(index.max()) + 1, dots.shape[1], dtype=dots.dtype)
         means = sums.index_add(0, index, dots) / index.bincount()[:, None]
-        return Scores(means[index], about=self.about())
+        return Scores(means[index], about={**self.about(), **self._coverage(view)})
 
 
 # Linear in a row's loss. A group's score is of the rows that came together, a landmark's of others.

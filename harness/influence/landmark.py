@@ -42,7 +42,7 @@ from harness.influence.projected import (
 from harness.influence.projections import CountSketch, Projection, Rademacher
 from harness.influence.queries import Queries, query_weights
 from harness.influence.row_gradients import Precision, Reduction
-from harness.influence.selection import Use, choose
+from harness.influence.selection import Use, choose, coverage
 from harness.influence.trunk import hidden_states, pooled, trunk_of
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ class _Landmark:
         view.bill(2.0 * (distances + len(embeddings) * coefficients.numel()))
         total = total.where(rows.mask.any(1).cpu()[:, None], 0.0)
         refuse_non_finite(view, rows, "scores", total)
-        return Scores(total, about=self.about())
+        chosen = (self.modules, self.last_blocks, self.biases, self.blocks)
+        return Scores(total, about={**self.about(), **coverage(view.model, *chosen)})
 
     def about(self) -> dict[str, Note]:
         """Return what a score of this estimator means, for records and reports."""

@@ -74,18 +74,33 @@ def _one(matrix: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
 
 def joined(blocks: list[State]) -> State:
     """Return the states of several blocks of queries as one."""
-    first, state = blocks[0], {}
-    for name, value in first.items():
+    if len(blocks) == 1:
+        return blocks[0]
+    dense = {name for block in blocks for name in block if name.startswith("query:")}
+    blocks, state = [_made_whole(block, dense) for block in blocks], {}
+    for name, value in blocks[0].items():
         kind = name.partition(":")[0]
-        parts = [block[name] for block in blocks if name in block]
-        if kind not in ("query", "left", "right", "norms") or len(parts) == 1:
+        if kind not in ("query", "left", "right", "norms"):
             state[name] = value
             continue
-        assert len(parts) == len(blocks), name
+        parts = [block[name] for block in blocks]
         if kind in ("left", "right"):
             longest = max(part.shape[1] for part in parts)
             parts = [_padded(part, longest) for part in parts]
         state[name] = torch.cat(parts)
+    return state
+
+
+def _made_whole(block: State, dense: set[str]) -> State:
+    """Return a block whose factors are multiplied where another block has the product.
+
+    Which of them `prepare` keeps goes by the number of queries, and the last block has fewer.
+    """
+    state = dict(block)
+    for name in sorted(dense - block.keys()):
+        parameter = name.removeprefix("query:")
+        left, right = state.pop(f"left:{parameter}"), state.pop(f"right:{parameter}")
+        state[name] = torch.bmm(left.mT, right)
     return state
 
 

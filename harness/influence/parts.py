@@ -74,8 +74,11 @@ def _owners(uses: list[Use]) -> dict[str, str]:
 
 
 def whole(factors: Factors) -> Factors:
-    """Return a bias's factors, given by position, summed over them; any other's as they are."""
-    if factors.size != 1 or factors.one_hot or factors.left.shape[1] == 1:
+    """Return a bias's factors, given by position, summed over them.
+
+    Of a bias alone: the weight of a single output looks the same, but its left is no ones.
+    """
+    if factors.left.shape[1] == 1:
         return factors
     return Factors(factors.left[:, :1], factors.right.sum(1, keepdim=True), 1)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.influence.fidelity import compared
+from harness.influence.fidelity import compared, understood
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,10 @@ class Refreshed:
 def refresh(view: View, state: State, plan: Schedule, number: int) -> Refreshed:
     """Score candidates at the present parameters; `number` counts refreshes from 0."""
     compares = _compares(plan, number)
+    if compares and not understood(view.model):
+        compares = False  # a run goes on without, and says so
+        reason = "no exact scores: row gradients are not known of this model's modules"
+        view.note("not_compared", {"reason": reason})
     drawn = _Drawn(view, plan, compares)
     fit_is_due = number == 0 or (plan.refit > 0 and number % plan.refit == 0)
     before = view.spent

@@ -160,6 +160,7 @@ def _factors(
         index = given.reshape(num_rows, -1)
         if use.module.padding_idx is not None:
             gradient = gradient * index.ne(use.module.padding_idx)[:, :, None]  # type: ignore[arg-type]
+        gradient = gradient if use.scale == 1.0 else gradient * use.scale
         yield use.weight, Factors(index, gradient, int(use.module.num_embeddings))  # type: ignore[arg-type]
         return
     given = given.reshape(num_rows, -1, given.shape[-1]).to(gradient.dtype)  # [B, T, in]

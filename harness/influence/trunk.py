@@ -53,11 +53,16 @@ def trunk_of(
 
 
 def set_attention(model: nn.Module, attention: str) -> None:
-    """Let every module of a copy compute its attention in this way."""
+    """Let every module of a copy compute its attention in this way, and experts one by one.
+
+    Forward mode knows no grouped products of experts either.
+    """
     for module in model.modules():
         config: Any = getattr(module, "config", None)  # most modules keep none
         if hasattr(config, "_attn_implementation"):
             config._attn_implementation = attention
+        if hasattr(config, "_experts_implementation"):
+            config._experts_implementation = "eager"
         if hasattr(module, "_attn_implementation"):  # GPT-2 keeps a second note of it
             module._attn_implementation = attention  # type: ignore[assignment]
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from harness import checkpoint
 from harness.corpus.tokenizer import train_bpe
@@ -105,6 +107,25 @@ def test_a_source_is_its_weights_whatever_the_seed(architecture: str, saved: Fol
     counted = count_row_flops(spec, 0, TOKENS)
     assert counted == count_row_flops(model_of(architecture), VOCABULARY, TOKENS)
     assert counted.forward > 0
+
+
+def test_the_products_of_experts_are_counted(tmp_path: Path) -> None:
+    """Of those that a token is sent to, as they are where experts are written out."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "vocab_size": VOCABULARY}
+    MixtralForCausalLM(MixtralConfig(**sizes, **heads, **experts)).save_pretrained(tmp_path)
+    spec = Model(source=str(tmp_path))
+
+    counted = count_row_flops(spec, 0, TOKENS)
+
+    model: Any = build_model(spec, 0, 0, seed=0, attention="eager")
+    model.set_experts_implementation("eager")
+    with FlopCounterMode(display=False) as forward:
+        loss = token_losses(model, some_rows(1)).sum()
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    assert counted == (forward.get_total_flops(), backward.get_total_flops())
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "opt"])

@@ -17,6 +17,7 @@ this project's own use. The optimizer has no moments for the adapter, so there i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -38,6 +39,7 @@ from harness.influence.influcoder.lora_gradients import (
 from harness.influence.influcoder.words import bag_of_words
 from harness.influence.queries import Queries, query_weights
 from harness.influence.row_gradients import Precision
+from harness.influence.selection import coverage
 from harness.rng import generator
 
 if TYPE_CHECKING:
@@ -131,7 +133,9 @@ class Influcoder:
     def score(self, view: View, prepared: State, rows: Batch) -> Scores:
         """Return cosines [N, Q] float64 on the CPU; 0 for a row without counted targets."""
         embedded = self.embed(view, prepared, rows).double().cpu()
-        return self.score_stored(prepared, embedded)
+        found = self.score_stored(prepared, embedded)
+        here = coverage(view.model, self.modules, self.last_blocks)
+        return replace(found, about={**found.about, **here})
 
     def score_stored(self, prepared: State, embedded: Tensor) -> Scores:
         """Return the scores of embeddings [N, d] that were kept, in whatever precision."""

@@ -28,13 +28,14 @@ from harness.influence.factors import Factors
 from harness.influence.finite import refuse_non_finite
 from harness.influence.flops import billed, counter
 from harness.influence.row_gradients import Precision, backward
-from harness.influence.selection import Kind, Use, choose
+from harness.influence.selection import Use, choose
 from harness.rng import key
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Batch, View
+    from harness.influence.kinds import Kind
 
 ALPHA_OVER_RANK = 2  # alpha = 2r, arXiv:2606.13668
 

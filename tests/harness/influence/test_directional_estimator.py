@@ -238,6 +238,59 @@ def test_a_parameter_that_hooks_cannot_see_sends_the_form_to_forward_mode(
         assert form_of(odd) == ("forward", 0.7)
 
 
+@pytest.fixture
+def of_experts(view: RunView) -> RunView:
+    """Return a view of a random Mixtral, whose experts are one grouped product."""
+    vocabulary = view.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    model: Any = build("mixtral", vocabulary).float()
+    assert model.config._experts_implementation == "grouped_mm"
+    return replace(view, model=model)
+
+
+@pytest.mark.parametrize("is_fast", [False, True])
+@pytest.mark.parametrize("holds", [False, True])
+def test_experts_that_cannot_be_differentiated_alone_go_to_forward_mode(
+    of_experts: RunView, is_fast: bool, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no step holds; scores are exact, the trial is billed, and the model is as it was."""
+    step = directional.CheckedStep(1e-3, 1e-3, disagreement=0.01 if holds else 0.7)
+    monkeypatch.setattr(directional_forms, "checked_step", lambda *_: step)
+    monkeypatch.setattr(directional_forms, "has_fast_bfloat16", lambda _: is_fast)
+    one = replace(of_experts, precision="bfloat16") if is_fast else of_experts
+    rows, query = one.candidates(2), one.probes(1)
+    estimator = Directional(queries="mean", preconditioner="none")
+    along, before = one.gradient(query), one.spent
+
+    form = choose_form(one, check_rows(one, 4), along, "one_sided", "float32", 16)
+
+    assert form.name == ("one_sided" if holds else "forward")
+    assert (one.spent > before) == (is_fast or not holds)  # hooks were tried
+    if holds:
+        return
+    prepared = estimator.prepare(one, {}, query)
+    found = estimator.score(one, prepared, rows)
+    assert found.about["form"] == "forward"
+    along = {k.removeprefix("along:"): v[0] for k, v in prepared.items() if k.startswith("along:")}
+    wanted = exact_scores(one, rows, along)
+    assert float((found.total[:, 0] - wanted).norm() / wanted.norm()) < 1e-4
+    assert one.model.config._experts_implementation == "grouped_mm"  # type: ignore[union-attr]
+    assert not any(module._forward_hooks for module in one.model.modules())
+
+
+def test_a_model_without_any_exact_form_is_told_in_one_line(
+    of_experts: RunView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its experts cannot be written out either, say."""
+    monkeypatch.setattr(directional_forms, "eager_twin", lambda model: model)
+    estimator = Directional(queries="mean", preconditioner="none", difference="forward")
+    prepared = estimator.prepare(of_experts, {}, of_experts.probes(1))
+
+    with pytest.raises(
+        ValueError, match=r"^directional: Mixtral.* has no exact form .*; choose.*\Z"
+    ):
+        estimator.score(of_experts, prepared, of_experts.candidates(2))
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_the_exact_form_computes_as_the_run_trains_where_a_trial_finds_it_right(
     architecture: str,

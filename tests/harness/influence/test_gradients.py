@@ -14,12 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.api import Batch, State
 from harness.influence import factors
 from harness.influence.directional import adam_scale
+from harness.influence.ekfac import Ekfac
 from harness.influence.factors import Room
 from harness.influence.flops import rows_per_pass
 from harness.influence.gradients import GradCos, GradDot, Group, with_reduction
 from harness.model import token_losses
 from harness.testing import EstimatorContract
 from harness.view import RunView
+from tests.harness.influence.test_row_gradients import Gated
 
 ESTIMATORS = [
     GradDot(),
@@ -182,6 +184,46 @@ def test_group_is_the_mean_of_the_domains_rows(view: RunView) -> None:
         mine = rows.domains == domain
         wanted = single[mine].mean(0).expand(int(mine.sum()), -1)
         torch.testing.assert_close(group[mine], wanted)
+
+
+ONE_OUTPUT: dict[str, Any] = {"modules": (r"mlp\.gate$",)}
+PLAIN: dict[str, Any] = {"preconditioner": "none", **ONE_OUTPUT}
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        GradDot(**PLAIN),
+        GradDot(detail=("tokens",), **PLAIN),
+        GradCos(**PLAIN),
+        Group(**PLAIN),
+        Ekfac(strategy="identity", route="hooks", **ONE_OUTPUT),
+    ],
+    ids=["dot", "tokens", "cos", "group", "ekfac"],
+)
+def test_a_weight_of_a_single_output_is_no_bias(view: RunView, estimator: Any) -> None:
+    """Its factors have the shapes of a bias's, and each position its own gradient and input."""
+    rows, query = some(view)
+    model: Any = copy.deepcopy(view.model)
+    with torch.random.fork_rng():
+        model.transformer.h[0].mlp = Gated(model.transformer.h[0].mlp, 32)
+    gate = model.transformer.h[0].mlp.gate
+
+    def gradients(batch: Batch) -> Tensor:
+        losses = token_losses(model, batch).sum(1) / batch.mask.sum(1).clamp(min=1)
+        both = [torch.autograd.grad(one, gate.parameters(), retain_graph=True) for one in losses]
+        return torch.stack([torch.cat([g.flatten() for g in each]) for each in both]).double()
+
+    g, q = gradients(rows), gradients(query)
+    wanted = g @ q.T
+    if estimator.kind == "grad_cos":
+        wanted = (wanted / (g.norm(dim=1)[:, None] * q.norm(dim=1))).nan_to_num()
+    if estimator.kind == "group":
+        wanted = torch.stack([wanted[rows.domains == d].mean(0) for d in rows.domains])
+
+    found = scores(estimator, replace(view, model=model), rows, query)
+
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
 def test_the_mean_query_is_the_mean_of_the_queries(view: RunView) -> None:

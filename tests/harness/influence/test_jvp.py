@@ -16,6 +16,8 @@ from harness.api import Batch
 from harness.influence.derivatives import Functional
 from harness.influence.jvp import Pooling, jvp_embeddings, tangents_of
 from harness.influence.trunk import hidden_states, pooled, trunk_of
+from tests.harness.influence.test_row_gradients import build as of_any_family
+from tests.harness.influence.test_row_gradients import some_rows as cut_rows
 from tests.harness.influence.test_trunk import build, some_rows
 
 
@@ -68,6 +70,21 @@ def test_embeddings_are_derivatives_along_the_tangents(
     wanted = differences(model, rows, tangents, pooling, step=1e-5)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-8
     assert not found[2].any()
+
+
+def test_experts_are_written_out_as_attention_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward mode knows no grouped products; the model itself keeps them."""
+    monkeypatch.setattr("transformers.models.mixtral.modeling_mixtral.torch", Wide())
+    model: Any = of_any_family("mixtral")
+    rows = cut_rows()
+    inner = trunk_of(model, 1, attention="eager")
+    tangents = tangents_of(inner, 2, seed=0)
+
+    found = jvp_embeddings(inner, rows, tangents, "mean")
+
+    wanted = differences(inner, rows, tangents, "mean", step=1e-5)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-5  # routers are float32
+    assert model.config._experts_implementation == "grouped_mm"
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])

@@ -12,6 +12,7 @@ from harness.influence.ekfac import Ekfac
 from harness.influence.factors import Factors, products
 from harness.influence.gradients import GradCos, GradDot
 from harness.view import RunView
+from tests.harness.influence.test_gradients import batch_cut
 
 PLAIN: dict[str, Any] = {"preconditioner": "none"}
 
@@ -95,6 +96,26 @@ def test_blocks_of_queries_are_joined_to_what_one_would_give(view: RunView) -> N
         found, wanted = (estimator.score(view, p, rows).total for p in (other, one))
 
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_a_shorter_last_block_is_joined_whatever_form_it_keeps(view: RunView) -> None:
+    """Alone, a query of 24 tokens is kept as factors, where eight are multiplied: at rank 64."""
+    rows, query = (batch_cut(batch, 24) for batch in (view.candidates(2), view.probes(3)))
+    query = query.select(slice(0, 9))
+    estimator = GradDot(**PLAIN)
+    forms = [
+        {name.partition(":")[0] for name in estimator.prepare(view, {}, part)}
+        for part in (query.select(slice(0, 8)), query.select(slice(8, 9)))
+    ]
+
+    found = low_rank.prepared_at_rank(estimator, view, {}, query, 64, block=8)
+
+    assert "query" in forms[0]
+    assert "left" in forms[1]
+    scores, wanted = (
+        estimator.score(view, p, rows).total for p in (found, estimator.prepare(view, {}, query))
+    )
+    torch.testing.assert_close(scores, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
 def test_agreement_falls_with_the_rank(view: RunView) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,14 +13,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
+from torch import nn
 
 from harness.api import Batch, Scores, State
 from harness.influence import fidelity
+from harness.influence.directional_estimator import Directional
+from harness.influence.ekfac import Ekfac
 from harness.influence.fidelity import compared, spearman
-from harness.influence.gradients import GradDot, Group
+from harness.influence.gradients import GradCos, GradDot, Group
+from harness.influence.influcoder import Influcoder
+from harness.influence.landmark import HiddenLandmark
 from harness.influence.rebalancing import of_each, refresh, standard_errors
 from harness.view import RunView
 from tests.doubles import batch_of
+from tests.harness.influence.test_directional_estimator import Odd
+from tests.harness.influence.test_row_gradients import build, shifted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +204,98 @@ def test_an_exact_estimator_agrees_with_itself_in_either_reduction(
     scores = estimator.score(view, prepared, rows).total[:, 0]
 
     assert compared(view, estimator, rows, query, scores)["spearman"] == pytest.approx(1.0)
+
+
+def of_family(view: RunView, kind: str) -> RunView:
+    """Return a view of a random model of a family, which has no moments."""
+    vocabulary = view.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    model = build(kind, vocabulary).float()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None  # as harness.model.build_model leaves it
+    return replace(view, model=model)
+
+
+ATTENTION = 2 * 2 * (12 * 12 + 12 * 6)  # of Mixtral's two blocks: all that "linear" covers
+PLAIN: dict[str, Any] = {"preconditioner": "none"}
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        GradDot(**PLAIN),
+        GradCos(**PLAIN),
+        Group(**PLAIN),
+        HiddenLandmark(landmarks=3, **PLAIN),
+        Directional(modules=("linear",), **PLAIN),
+        Ekfac(strategy="identity", route="hooks"),
+        Ekfac(strategy="identity", route="directional"),
+        Influcoder(epochs=1, holdout=0.0),
+    ],
+    ids=["dot", "cos", "group", "landmark", "directional", "hooks", "differences", "influcoder"],
+)
+@pytest.mark.filterwarnings("ignore:modules. linear leaves out")
+def test_every_record_tells_what_an_estimator_leaves_out(view: RunView, estimator: Any) -> None:
+    """Experts, and what is covered instead; nothing is said where nothing is left out."""
+    rows, query = view.candidates(2), view.probes(1)
+    told = {}
+    for kind in ("mixtral", "llama"):
+        one = of_family(view, kind)
+        prepared = estimator.prepare(one, estimator.fit(one, rows, query), query)
+        told[kind] = estimator.score(one, prepared, rows).about
+        size = sum(parameter.numel() for parameter in one.model.parameters())
+        if kind == "mixtral":
+            assert told[kind]["left_out"] == 6
+            assert told[kind]["covered"] == pytest.approx(ATTENTION / size)
+
+    assert set(told["mixtral"]) - set(told["llama"]) == {"left_out", "covered"}
+
+
+def test_a_tied_scaled_embedding_is_compared_like_any_other(view: RunView) -> None:
+    """Gemma's: a plain run's first comparison, of all that is linear or an embedding."""
+    plan = Plan(estimator=Directional(preconditioner="none"))
+
+    facts = refresh(of_family(view, "gemma"), {}, plan, 0).fidelity
+
+    assert facts["exact_modules"] == "all"
+    assert float(facts["exact_covered"]) > 0.98  # type: ignore[arg-type]
+    assert float(facts["spearman"]) > 0.99  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "modules"), [("shifted", "linear"), ("mixtral", "all")])
+def test_where_less_is_understood_the_same_parameters_are_compared(
+    view: RunView, kind: str, modules: str
+) -> None:
+    """A tied weight of an unknown module, and experts: on record, and no estimator's fault."""
+    odd = of_family(view, "llama" if kind == "shifted" else kind)
+    if kind == "shifted":
+        shifted(odd.model)
+    plan = Plan(estimator=Directional(preconditioner="none"), fidelity_rows=8)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "modules: all leaves out")
+        facts = refresh(odd, {}, plan, 0).fidelity
+
+    assert facts["exact_modules"] == modules
+    assert 0.1 < float(facts["exact_covered"]) < 0.8  # type: ignore[arg-type]
+    assert float(facts["spearman"]) > 0.99  # type: ignore[arg-type]
+
+
+def test_where_nothing_is_understood_a_run_goes_on_without_a_comparison(view: RunView) -> None:
+    """It says so."""
+    odd = of_family(view, "llama")
+    for block in shifted(odd.model).model.layers:
+        for part in (block.self_attn, block.mlp):
+            for name, layer in part.named_children():
+                if isinstance(layer, nn.Linear):
+                    setattr(part, name, Odd(layer.in_features, layer.out_features))
+
+    found = refresh(odd, {}, Plan(estimator=Directional(preconditioner="none")), 0)
+
+    assert found.scores.shape == (4 * 3,)
+    assert found.fidelity == {}
+    (note,) = [note for note in odd.notes if note["name"] == "not_compared"]
+    assert "row gradients are not known" in note["values"]["reason"]
 
 
 def test_rank_correlation_by_hand() -> None:

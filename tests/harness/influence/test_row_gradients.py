@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -12,20 +13,39 @@ from torch import Tensor, nn
 from harness.api import Batch
 from harness.influence.factors import Factors, summed
 from harness.influence.row_gradients import row_gradients, row_losses
-from harness.influence.selection import choose
+from harness.influence.selection import choose, coverage, covered, left_out
 from tests.doubles import batch_of
 
 VOCABULARY, TOKENS, ROWS = 48, 10, 5
+OF_FAMILY: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": False},
+    "gemma": {"head_dim": 6},  # its head is tied to an embedding that is scaled
+    "mixtral": {"num_local_experts": 4},
+}
 
 
-def build(kind: str) -> nn.Module:
+class Gated(nn.Module):
+    """A module times a gate of a single output, as Qwen2-MoE's shared expert has."""
+
+    def __init__(self, inner: nn.Module, width: int) -> None:
+        """Keep the module."""
+        super().__init__()
+        self.inner, self.gate = inner, nn.Linear(width, 1)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the product."""
+        out: Tensor = self.inner(states) * self.gate(states).sigmoid()
+        return out
+
+
+def build(kind: str, vocabulary: int = VOCABULARY) -> nn.Module:
     """Return a tiny model in float64."""
     import transformers as tf
 
     torch.manual_seed(0)
-    common = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0}
+    common = {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 0}
     config: tf.PretrainedConfig
-    if kind == "gpt2":
+    if kind in ("gpt2", "gated"):
         config = tf.GPT2Config(n_layer=2, n_embd=12, n_head=2, n_positions=TOKENS, **common)
     elif kind == "gpt_neo":
         config = tf.GPTNeoConfig(
@@ -57,24 +77,27 @@ def build(kind: str) -> nn.Module:
             **common,
         )
     else:
-        config = tf.LlamaConfig(
+        like = {"llama": tf.LlamaConfig, "gemma": tf.GemmaConfig, "mixtral": tf.MixtralConfig}
+        config = like[kind](
             hidden_size=12,
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=1,
             intermediate_size=20,
             max_position_embeddings=TOKENS,
-            tie_word_embeddings=False,
+            **OF_FAMILY[kind],
             **common,
         )
     config.use_cache = False
     with torch.random.fork_rng():
         kinds: Any = tf.AutoModelForMaskedLM if kind == "bert" else tf.AutoModelForCausalLM
-        model: nn.Module = kinds.from_config(config, attn_implementation="eager")
+        model: Any = kinds.from_config(config, attn_implementation="eager")
+        if kind == "gated":
+            model.transformer.h[0].mlp = Gated(model.transformer.h[0].mlp, 12)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # from zero, biases would hide mistakes
                 nn.init.normal_(parameter, std=0.1)
-    return model.double().eval()
+    return model.double().eval()  # type: ignore[no-any-return]
 
 
 def some_rows(seed: int = 0, num_rows: int = ROWS) -> Batch:
@@ -105,9 +128,12 @@ def closeness(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neo", "opt", "bert"])
+@pytest.mark.parametrize("kind", ["gpt2", "gated", "llama", "gemma", "gpt_neo", "opt", "bert"])
 def test_row_gradients_are_those_of_one_backward_pass_per_row(kind: str, reduction: str) -> None:
-    """Conv1D, linear, tied and untied heads, embeddings and positions; to float64's precision."""
+    """Conv1D, linear (a single output too), heads tied or not, embeddings (scaled too), positions.
+
+    To float64's precision.
+    """
     model, rows = build(kind), some_rows()
 
     ours = row_gradients(model, rows, choose(model, ("all",)), reduction)  # type: ignore[arg-type]
@@ -174,7 +200,7 @@ def test_the_model_is_left_as_it_was(fails: bool) -> None:
         row_gradients(model, rows, choose(model))
 
     assert all(torch.equal(value, bits[name]) for name, value in model.state_dict().items())
-    assert all(bool((p.grad == 1).all()) for p in model.parameters() if p.grad is not None)
+    assert all(p.grad is not None and bool((p.grad == 1).all()) for p in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
     assert torch.equal(torch.get_rng_state(), generator)
 
@@ -207,6 +233,63 @@ def test_a_pattern_that_matches_nothing_lists_what_there_is() -> None:
         choose(build("gpt2"), ("nosuch",))
     with pytest.raises(ValueError, match="last_blocks is 3; the model has 2 blocks"):
         choose(build("gpt2"), last_blocks=3)
+
+
+@pytest.mark.parametrize(("modules", "share"), [(("linear",), 864), (("all",), 864 + 2 * 48 * 12)])
+def test_experts_and_routers_are_left_out_aloud(modules: tuple[str, ...], share: int) -> None:
+    """Once, with the share that is covered, which records have too; counted by hand."""
+    model = build("mixtral")
+    total = sum(p.numel() for p in model.parameters())
+    said = f"{modules[0]} leaves out model.layers.0.mlp.gate.weight and 5 more, whose row gradients"
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        uses = choose(model, modules)
+        choose(model, modules)
+
+    (told,) = [str(one.message) for one in caught]
+    assert told.startswith(f"modules: {said} are not known; {share / total:.0%} of the parameters")
+    assert covered(model, uses) == pytest.approx(share / total)
+    with pytest.warns(UserWarning, match="leaves out"):
+        assert coverage(model, modules) == {"left_out": 6, "covered": covered(model, uses)}
+
+
+def test_what_is_left_out_is_what_was_meant() -> None:
+    """No experts among attention, by name or by block; none in a model without them."""
+    model = build("mixtral")
+
+    assert left_out(model, ("self_attn",)) == []
+    assert left_out(model, ("experts",), last_blocks=1) == [
+        "model.layers.1.mlp.experts.gate_up_proj",
+        "model.layers.1.mlp.experts.down_proj",
+    ]
+    with pytest.raises(ValueError, match=r"'mlp' matches nothing but .*\.gate.* and 5 more, whose"):
+        choose(model, ("mlp",))
+    for kind in ("gpt2", "opt", "gemma"):
+        assert coverage(build(kind), ("all",)) == {}
+
+
+class Shifted(nn.Embedding):
+    """An embedding that says that it is scaled, and does more."""
+
+    embed_scale = 2.0
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Scale, and add one."""
+        return super().forward(index) * self.embed_scale + 1
+
+
+def shifted(model: Any) -> Any:
+    """Return the model with its head tied to such an embedding."""
+    table = Shifted(*model.lm_head.weight.shape)
+    model.model.embed_tokens, table.weight = table, model.lm_head.weight
+    return model
+
+
+def test_an_embedding_that_does_more_than_scale_is_not_understood() -> None:
+    """Its tied head is refused, in one line."""
+    with pytest.raises(ValueError, match="embed_tokens shares a weight in a way that is not"):
+        choose(shifted(build("llama")), ("all",))
 
 
 def test_biases_can_be_left_out() -> None:
