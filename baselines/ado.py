@@ -18,9 +18,8 @@ Needs: training losses by domain, thousands of steps of them. Cost: seconds of C
 fit, billed. Defaults: first fit after 1,000 steps, of which the first 500 are left out; then every
 1,000. Deviations: the official configurations leave out the first 1,000 steps and start at 500 or
 1,000. The official code keeps the bounds by penalties on the summed loss; here L-BFGS-B keeps them,
-so that 192 of the 512 starts differ, and `starts` below that refines only the best. Before 101
-steps are there the smoother's window is what there is. A fit that is not finite is dropped, as
-there, and noted.
+so that 192 of the 512 starts differ, and `starts` below that refines only the best. Until there are
+101 steps the smoother is shorter. A fit that is not finite is dropped, as there, and noted.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ class ADO(Mixer):
     """Sample in proportion to the slope of each domain's own scaling law."""
 
     start: Count = 1000
-    """No fit before this step; until the first one natural proportions."""
+    """No fit before this step; natural proportions until the first."""
     every: Count = 1000
-    """Fits come at multiples of it."""
+    """Steps between fits, at multiples of it."""
     ignore: Annotated[int, Field(strict=True, ge=0)] = 500
     """First steps that no fit looks at."""
     stride: Count = 10
@@ -68,9 +67,8 @@ class ADO(Mixer):
         """Refuse a run that ends before the first fit."""
         first = -(-self.start // self.every) * self.every
         if first >= num_steps - 1:
-            raise ValueError(
-                f"start: first fit at {first} of {num_steps} steps; lower it, or every"
-            )
+            when = f"first fit at {first} of {num_steps} steps"
+            raise ValueError(f"start: {when}; lower it, or every")
 
     def init(self, view: View) -> State:
         """Start at natural proportions, with room for the whole history."""

@@ -116,7 +116,7 @@ def test_every_space_of_ours_is_one_that_its_method_takes(path: Path, tmp_path: 
         "influence_landmark_seed": "settings = { estimator = { "
         'kind = "jvp_landmark", landmarks = 4 } }',
         "influence_qp": 'settings = { rule = "qp" }',
-        "ado": "settings = { start = 30, ignore = 10 }",
+        "ado": "settings = { start = 30, every = 30, ignore = 10 }",
         "aioli": "settings = { lp_rounds = 1, lp_steps = 5 }",
     }
     arm = f'[arms.tuned]\nmethod = "{space.method}"\n{needs.get(path.stem, "")}\n'
