@@ -41,6 +41,8 @@ class Summary:
     interrupted: bool
     wandb_mode: str | None = None
     """W&B's, settled; None where it is no tracker of this ablation."""
+    is_behind: bool = False
+    """The ablation's file could not be written, and lacks what has ended."""
 
 
 def run_ablation(
@@ -101,8 +103,12 @@ def run_ablation(
         completed = _equalize(ablation, specs, work, cells)
     if cells.is_behind:
         cells.save()
+    if cells.is_behind:
+        display.say(f"{asked.path} is not up to date; give the command again, which trains nothing")
     mode = "offline" if UNREACHABLE in work.notices.told else wandb_mode
-    return Summary(work.ended["finished"], work.ended["failed"], not completed, mode)
+    return Summary(
+        work.ended["finished"], work.ended["failed"], not completed, mode, cells.is_behind
+    )
 
 
 def _equalize(

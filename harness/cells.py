@@ -8,7 +8,7 @@ it all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.worker import Outcome, Task
 
 _POLL_SECONDS = 0.05
+_BySeed = dict[int, dict[str, Any]]
 
 
 class Sheet(NamedTuple):
@@ -45,6 +46,13 @@ class Cells:
     say: Callable[[str], None] = print
     is_behind: bool = False
     """Not all that is known has been written."""
+    _ours: frozenset[tuple[str, int]] = field(init=False)
+    """What this process came for; other cells of the file are for others to write."""
+
+    def __post_init__(self) -> None:
+        """Remember which cells are ours."""
+        arms = self.content["arms"].items()
+        self._ours = frozenset((label, c["seed"]) for label, arm in arms for c in arm["runs"])
 
     @property
     def content(self) -> dict[str, Any]:
@@ -86,34 +94,41 @@ class Cells:
                 write_json(*self.sheet)
                 self.is_behind = False
         except TakenError:
-            self.say(f"{self.leases.trouble}; {self.sheet.path.name} is not written meanwhile")
+            trouble = self.leases.trouble.removesuffix("; waiting")
+            self.say(f"{trouble}; {self.sheet.path} lacks what has ended meanwhile")
 
     def _adopt(self) -> None:
         """Fill the cells that others have ended, and keep what only the file has."""
-        for label, arm in self.content["arms"].items():
-            for cell in arm["runs"]:
-                open_still = cell["status"] in ("pending", "interrupted")
-                ended = self.look_up(label, cell["seed"]) if open_still else None
-                if ended is not None:
-                    self._fill(label, cell["seed"], ended)
+        for label, seed in self._ours:
+            open_still = self._cell(label, seed)["status"] in ("pending", "interrupted")
+            ended = self.look_up(label, seed) if open_still else None
+            if ended is not None:
+                self._fill(label, seed, ended)
         before = read_json(self.sheet.path)
         if before is not None:
-            _keep(before, self.content)
+            self._keep(before)
 
+    def _keep(self, before: dict[str, Any]) -> None:
+        """Put what the file has beyond ours into the content: seeds, arms, longer baselines."""
+        content = self.content
+        seeds = list(dict.fromkeys([*content["seeds"], *before["seeds"]]))
+        content["seeds"] = content["spec"]["seeds"] = seeds
+        for label, arm in before["arms"].items():
+            if label not in content["arms"]:
+                content["spec"]["arms"][label] = before["spec"]["arms"][label]
+                content["arms"][label] = {**arm, "runs": []}
+        for label, arm in content["arms"].items():
+            there = before["arms"].get(label, {"runs": []})["runs"]
+            ours, theirs = ({c["seed"]: c for c in runs} for runs in (arm["runs"], there))
+            arm["runs"] = [self._chosen(label, seed, ours, theirs) for seed in seeds]
 
-def _keep(before: dict[str, Any], content: dict[str, Any]) -> None:
-    """Put what a file has beyond our content into it: seeds, arms, and longer baselines."""
-    seeds = list(dict.fromkeys([*content["seeds"], *before["seeds"]]))
-    content["seeds"] = content["spec"]["seeds"] = seeds
-    for label in before["arms"].keys() - content["arms"].keys():
-        content["spec"]["arms"][label] = before["spec"]["arms"][label]
-        content["arms"][label] = {**before["arms"][label], "runs": []}
-    for label, arm in content["arms"].items():
-        ours = {cell["seed"]: cell for cell in arm["runs"]}
-        theirs = {cell["seed"]: cell for cell in before["arms"].get(label, {"runs": []})["runs"]}
-        arm["runs"] = [ours.get(s) or theirs.get(s) or _pending(s) for s in seeds]
-        for seed in ours.keys() & theirs.keys():
+    def _chosen(self, label: str, seed: int, ours: _BySeed, theirs: _BySeed) -> dict[str, Any]:
+        """Return our own cell, or the file's where it is not ours to write."""
+        if (label, seed) not in self._ours:
+            return theirs.get(seed) or _pending(seed)
+        if seed in theirs:
             _keep_longer(theirs[seed], ours[seed])
+        return ours[seed]
 
 
 def _keep_longer(theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -512,8 +512,6 @@ class Edit:
     """(prompt, answer) of rows that are added."""
 
 
-_EVALUATED = ("main", "equal compute")  # what tables call runs that are compared
-
 # Keys that runs were made without, by table: what such a run did, told by leaving the key out.
 _ADDED = (("batch", "pack", True), ("batch", "recompute", False), ("optimizer", "cycles", 1))
 
@@ -559,10 +557,8 @@ class RunSpec:
         """Return this spec as a run that a method asks for on the way, with `changes`.
 
         It is measured on as many rows as the main run is evaluated on, and has no cap on
-        repetitions, which is about the run that is compared. ValueError for a label of such a run.
+        repetitions, which is about the run that is compared.
         """
-        if label in _EVALUATED:
-            raise ValueError(f"{label!r} names evaluated runs; label an auxiliary run otherwise")
         rows = self.evaluation.rows if self.evaluation else self.measure_rows
         settings: dict[str, Any] = {"measure_rows": rows, "max_repetitions": None, **changes}
         return replace(self, evaluation=None, label=label, **settings)

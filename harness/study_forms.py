@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import tyro
+
 from harness.form_marks import positional
 
 StudyPath = Annotated[Path, *positional("STUDY")]
@@ -94,8 +96,8 @@ class StudyPromote(_OnStudy):
 
     to: Path = Path("tuned.toml")
     """The spec to write."""
-    trial: tuple[str, ...] = ()
-    """ARM=NUMBER of another trial than the best, such as one of the front; one for each arm."""
+    trial: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """ARM=NUMBER of another trial than the best, such as one of the front; once for each arm."""
     force: bool = False
     """Write over an existing file, and though some arms have had fewer trials than others."""
 

@@ -122,7 +122,8 @@ def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
 def claim(study: optuna.Study, storage: Any) -> bool:
     """Give the trial that is handed out next its first sign of life; false where none waits.
 
-    A worker that dies between asking for it and its own first sign is then found dead too.
+    A worker that dies between asking for it and its own first sign is then found dead too. The
+    price: `optuna ask`, if it gets a trial whose worker died right here, is taken for dead as well.
     """
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     if not waiting:

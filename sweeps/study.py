@@ -87,6 +87,7 @@ def _asked(study: Study, arm: str, text_ids: Mapping[str, str]) -> dict[str, Any
         "space": to_json(study.spaces[arm]),
         "spec": {**study.identity(arm), **text_ids},
         "domains": list(study.domains),
+        "weights": study.weights,
     }
 
 
@@ -97,6 +98,10 @@ def _compare(study: Study, old: dict[str, Any], new: dict[str, Any]) -> None:
     changed = [k for k in asked if k not in free and old["asked"].get(k) != asked[k]]
     changed += [k for k in ("space", "domains") if old[k] != new[k]]
     changed += [f"spec.{k}" for k, v in new["spec"].items() if old["spec"].get(k) != v]
+    # studies of before the weights were stored averaged over all domains, trained on or not
+    every = dict.fromkeys(study.ablation.domains, 1 / len(study.ablation.domains))
+    first = every if study.asked.objective == "mean" else new["weights"]
+    changed += ["objective"] if old.get("weights", first) != new["weights"] else []
     if changed:
         raise SpecError(
             f"{study.path}: name: the storage holds another study {study.asked.name!r}, which "

@@ -126,6 +126,13 @@ class Study:
         """Return the K trained domains, sorted."""
         return tuple(sorted(n for n, domain in self.ablation.domains.items() if domain.train))
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each domain's tuning loss in the objective; the sum is 1."""
+        if self.asked.objective == "target":
+            return self.ablation.targets
+        return dict.fromkeys(self.domains, 1 / len(self.domains))  # as in a report's mean
+
     def optuna_name(self, arm: str) -> str:
         """Return the name of an arm's study in Optuna's storage."""
         return f"{self.asked.name}.{arm}"

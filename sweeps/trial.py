@@ -182,10 +182,7 @@ class Bench:
     @property
     def weights(self) -> dict[str, float]:
         """Return the weight of each domain's tuning loss in the objective; the sum is 1."""
-        if self.study.asked.objective == "target":
-            return self.study.ablation.targets
-        domains = self.study.domains  # those trained on, as in a report's mean
-        return dict.fromkeys(domains, 1 / len(domains))
+        return self.study.weights
 
     def _result(self, seed: int, carried: Carried, weights: dict[str, float]) -> SeedResult:
         headers = {

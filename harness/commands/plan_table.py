@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from harness.commands.plan import MAIN, Forecast, Planned, cost_key
+from harness.commands.plan import Forecast, Planned, cost_key
 
 _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -66,7 +66,7 @@ def _arm_table(plan: Forecast) -> Table:
 
 def _totals(plan: Forecast) -> list[str]:
     missing, everything = plan.missing, plan.distinct
-    main = sum(cell.role == MAIN for cell in missing)
+    main = sum(cell.spec.evaluation is not None for cell in missing)
     tokens = sum(_tokens(cell) for cell in missing)
     flops = plan.flops_of(missing)
     lines = [

@@ -55,9 +55,9 @@ def run(
         return 0
     if summary.interrupted:
         return stopped(console)
-    if summary.finished:
+    if summary.finished and not summary.is_behind:
         report(command.out, ablation.name, console, summary.wandb_mode)
-    return 1 if summary.num_failed else 0
+    return 1 if summary.num_failed or summary.is_behind else 0
 
 
 def work(
@@ -75,9 +75,9 @@ def work(
     summary = _carry_out(ablation, command, staff, words, console)
     if summary.interrupted:
         return stopped(console)
-    if summary.finished and not command.no_report:
+    if summary.finished and not (command.no_report or summary.is_behind):
         _report_once(command, ablation.name, console, summary.wandb_mode)
-    return 1 if summary.num_failed else 0
+    return 1 if summary.num_failed or summary.is_behind else 0
 
 
 def _report_once(command: Work, name: str, console: Any, wandb_mode: str | None) -> None:

@@ -26,9 +26,10 @@ def sheet(path: Path, arms: tuple[str, ...] = ("one",), seeds: tuple[int, ...] =
 
 def cells(out: Path, known: dict[tuple[str, int], Outcome] | None = None, **asked: Any) -> Cells:
     """Return one process's view of the file; `known` is how cells have ended."""
-    found = known or {}
-    leases = open_leases(out)
-    return Cells(sheet(out / "a.json", **asked), leases, lambda *pair: found.get(pair))
+    made = sheet(out / "a.json", **asked)
+    own = [(arm, seed) for arm in made.content["arms"] for seed in made.content["seeds"]]
+    ended = {pair: (known or {}).get(pair) for pair in own}  # of others nothing is known
+    return Cells(made, open_leases(out), lambda *pair: ended[pair])
 
 
 def written(out: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -60,6 +61,24 @@ def test_seeds_and_arms_that_were_added_meanwhile_stay(tmp_path: Path) -> None:
     content = read_json(tmp_path / "a.json")
     assert content["seeds"] == content["spec"]["seeds"] == [0, 1]
     assert set(content["spec"]["arms"]) == {"one", "two"}
+
+
+def test_what_others_came_for_is_theirs_to_write(tmp_path: Path) -> None:
+    """The first command writes often, and knows nothing of how the added cells end."""
+    first = cells(tmp_path, seeds=(0, 1))
+    first.save()
+    later = cells(tmp_path, arms=("two", "one", "three"), seeds=(0, 1, 2))
+    later.save()
+    first.settle(Task("one", 0, SPEC), finished("a"))
+    later.settle(Task("one", 2, SPEC), finished("c"))
+    later.settle(Task("two", 0, SPEC), finished("d"))
+
+    first.settle(Task("one", 1, SPEC), finished("b"))
+
+    found = written(tmp_path)
+    ids = {pair: cell["run_id"] for pair, cell in found.items() if cell["run_id"]}
+    assert ids == {("one", 0): "a", ("one", 1): "b", ("one", 2): "c", ("two", 0): "d"}
+    assert list(read_json(tmp_path / "a.json")["arms"]) == ["one", "two", "three"]
 
 
 def test_an_arm_and_a_seed_that_two_have_added_make_a_pending_cell(tmp_path: Path) -> None:
@@ -110,7 +129,8 @@ def test_a_database_of_leases_that_is_silent_holds_nobody_up(tmp_path: Path) -> 
 
     assert ours.is_behind
     assert "the database does not answer" in told[0]
-    assert "a.json is not written" in told[0]
+    assert "waiting" not in told[0]
+    assert "a.json lacks what has ended" in told[0]
     assert written(tmp_path)["one", 0]["run_id"] is None
     with engine.begin() as connection:
         connection.execute(text("alter table gone rename to steelyard_leases"))

@@ -414,13 +414,6 @@ def test_an_auxiliary_run_computes_nothing_held_out() -> None:
     assert reference.run_id != SPEC.run_id
 
 
-@pytest.mark.parametrize("label", ["main", "equal compute"])
-def test_an_auxiliary_run_is_not_called_what_evaluated_ones_are(label: str) -> None:
-    """Whoever reads a table by its words would take it for one."""
-    with pytest.raises(ValueError, match=f"'{label}' names evaluated runs"):
-        SPEC.auxiliary(label)
-
-
 def test_a_spec_cannot_be_written_to() -> None:
     """A run id holds for the life of a spec."""
     with pytest.raises(FrozenInstanceError):

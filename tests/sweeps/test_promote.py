@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from harness.arguments import parse
 from harness.cli import find_method
 from harness.errors import SpecError
 from harness.specfile import load_ablation
+from harness.study_forms import StudyPromote
 from sweeps.promote import promote
 from sweeps.study import Row
 from sweeps.studyfile import Study, load_study
@@ -107,6 +109,12 @@ def test_another_trial_than_the_best_may_be_asked_for(tmp_path: Path) -> None:
     promote(study, FOUND, command(to, trial=("influence=0",)), "sqlite:///s.db")
 
     assert tomllib.loads(to.read_text())["arms"]["influence_tuned"]["settings"]["every"] == 4
+
+
+def test_the_command_takes_a_trial_for_each_arm() -> None:
+    read = parse(StudyPromote, ["s.toml", "--trial", "a=1", "--trial", "b=2"])
+
+    assert read.trial == ("a=1", "b=2")
 
 
 REFUSED = {

@@ -22,11 +22,20 @@ from sweeps.space import Choice, FloatRange, IntRange
 from sweeps.study import create, load, num_open, num_waiting, retry_failed, rows
 from sweeps.studyfile import load_study
 
-from .tiny_study import STUDY, tiny_study
+from .tiny_study import SPEC, STUDY, tiny_study, write_study
+
+ONE_ARM = '[arms.influence]\nspace = "influence.toml"\n'
 
 
 def storage() -> optuna.storages.InMemoryStorage:
     return optuna.storages.InMemoryStorage()
+
+
+def forget_weights(held: optuna.storages.InMemoryStorage) -> None:
+    """Make an arm's study one of before the objective's weights were stored."""
+    found = optuna.load_study(study_name="small.influence", storage=held)
+    asked = found.user_attrs["asked"]
+    found.set_user_attr("asked", {key: asked[key] for key in asked if key != "weights"})
 
 
 def test_parameters_become_optunas_distributions() -> None:
@@ -116,6 +125,24 @@ def test_another_spec_under_an_old_name_is_refused(
         create(changed, held)
     with pytest.raises(SpecError, match=f"differs in {key}"):  # nor is it shown, or promoted from
         load(changed, "influence", held)
+
+
+def test_a_mean_over_domains_that_are_not_trained_on_is_another_objective(tmp_path: Path) -> None:
+    """As studies had it before their weights were stored."""
+    held, mean = storage(), STUDY + 'objective = "mean"\n'
+    create(tiny_study(tmp_path, head=mean), held)
+    forget_weights(held)
+    load(tiny_study(tmp_path, head=mean), "influence", held)  # trains on all: the same mean
+
+    spec = SPEC.replace('target = "c"', 'target = "b"').replace("b = { ", "b = { train = false, ")
+    path, other = write_study(tmp_path, head=mean, arms=ONE_ARM), storage()
+    path.with_name("tiny.toml").write_text(spec)
+    study = load_study(path, find_method)
+    create(study, other)
+    load(study, "influence", other)
+    forget_weights(other)
+    with pytest.raises(SpecError, match="differs in objective; choose another name"):
+        load(study, "influence", other)
 
 
 def test_other_text_under_an_old_name_is_refused_and_other_seeds_of_the_spec_are_not(
