@@ -13,6 +13,8 @@ def positional(name: str) -> Any:
     return tyro.conf.Positional, tyro.conf.arg(metavar=name)
 
 
+ONCE_EACH: Any = tyro.conf.UseAppendAction
+"""The mark of an option that is given once for each of its values."""
 Spec = Annotated[Path, *positional("SPEC")]
 Folder = Annotated[Path, *positional("DIR")]
 WandbMode = Literal["online", "offline", "disabled"]

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from harness.form_marks import positional
+from harness.form_marks import ONCE_EACH, positional
 
 StudyPath = Annotated[Path, *positional("STUDY")]
 Arm = Annotated[str, *positional("ARM")]
@@ -96,7 +94,7 @@ class StudyPromote(_OnStudy):
 
     to: Path = Path("tuned.toml")
     """The spec to write."""
-    trial: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    trial: Annotated[tuple[str, ...], ONCE_EACH] = ()
     """ARM=NUMBER of another trial than the best, such as one of the front; once for each arm."""
     force: bool = False
     """Write over an existing file, and though some arms have had fewer trials than others."""
