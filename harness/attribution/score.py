@@ -86,6 +86,11 @@ def score(
             run(job, progress, say)
         except ImportError as error:  # of a package that is there and does not load
             raise missing(label, error) from error
+        except SpecError:
+            raise
+        except ValueError as error:  # the engine's: of what shows only in a pass
+            told = " ".join(str(error).split())
+            raise SpecError(f"scores.estimators.{label}: {told}") from error
     return job.folder
 
 

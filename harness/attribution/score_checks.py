@@ -90,9 +90,11 @@ def _check_moments(chosen: Chosen, opened: Opened) -> None:
         return
     if any("exp_avg_sq" in moments for moments in opened.view.optimizer.state.values()):
         return
-    step = f"{opened.folder / opened.checkpoint} is of step {opened.view.step}"
-    what = f'{step}, where Adam has no second moments, and preconditioner = "adam" divides by them'
-    fix = 'set preconditioner = "none" there, or training.attribute = "last"'
+    where = f"{opened.folder / opened.checkpoint}, of step {opened.view.step}"
+    what = f'preconditioner = "adam" divides by second moments, and {where}, has none'
+    fix = 'set preconditioner = "none" there'
+    if opened.view.step == 0:
+        fix += ', or training.attribute = "last"'
     raise SpecError(f"scores.estimators.{chosen.label}: {what}; {fix}")
 
 

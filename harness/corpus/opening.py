@@ -9,6 +9,7 @@ text is imported only where there is something to build: opening a finished corp
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -23,7 +24,7 @@ from harness.hashes import ContentHashes
 from harness.identity import digest
 from harness.leases import being_made
 from harness.pretrained import fingerprint_tokenizer
-from harness.spec import Corpus, FilesDomain
+from harness.spec import Corpus, FilesDomain, HubDomain, Texts
 
 FORMAT = 4  # of the folder and of what leads to it; raise it whenever equal specs give new bytes
 LIBRARIES = ("tokenizers", "fastokens", "datasketch")  # a new version may learn or compare anew
@@ -88,7 +89,10 @@ def _refuse_changed(spec: Corpus, sources: Mapping[str, Source], folder: Path) -
     """Refuse text that has changed since the id was made of it: the folder would lie."""
     hashes = ContentHashes(folder)
     for name, domain in spec.domains.items():
-        if not isinstance(domain, FilesDomain):
+        in_folder = isinstance(domain, HubDomain) and os.path.isdir(
+            os.path.expanduser(domain.dataset)
+        )
+        if not (in_folder or isinstance(domain, FilesDomain)):
             continue  # a package's version and a hub's commit cannot change in place
         if find_source(name, domain, hashes).fingerprint != sources[name].fingerprint:
             what = "its files changed while they were read"
@@ -102,6 +106,8 @@ def _identity(spec: Corpus, sources: Mapping[str, Source]) -> dict[str, Any]:
         "sources": {name: source.fingerprint for name, source in sources.items()},
         "spec": spec.identity,
     }
+    if any(isinstance(d, Texts) and d.group for d in spec.domains.values()):
+        facts["groups"] = "whole"  # they could be torn before, and old folders may have them so
     if spec.tokenizer.source is not None:  # what it holds counts, not where it lies
         facts["tokenizer"] = fingerprint_tokenizer(Path(spec.tokenizer.source))
     return {"id": digest(facts), **facts}

@@ -11,7 +11,8 @@
 
 The first sees what a module does with its own parameters. A model that reads a parameter from
 outside its module would escape it, so who uses it compares its sum with `plain_product` first; a
-module of no known kind is differentiated forwards, and NotImplementedError where torch cannot.
+module of no known kind is differentiated forwards. NotImplementedError where torch cannot, or where
+an output's tokens are of no row that can be told, as an expert's are.
 Neither touches the model: hooks go, and dual numbers live on a twin that shares the parameters and
 has a configuration of its own.
 """
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.influence.kinds import kind_of
-from harness.influence.row_gradients import Precision, row_losses
+from harness.influence.row_gradients import Precision, is_of_rows, row_losses
 from harness.influence.spread import whole
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def by_hooks(
                 exact = torch.promote_types(part.dtype, torch.float32)
                 found[:, q] += part.reshape(num_rows, -1).sum(1, dtype=exact).double()
 
-    with torch.enable_grad(), _tapped(model, num_rows, directions, token, receive, half):
+    shape = rows.inputs.shape
+    with torch.enable_grad(), _tapped(model, shape, directions, token, receive, half):
         with autocast:
             losses = row_losses(model, rows, "mean")
         torch.autograd.grad(losses.sum(), token, allow_unused=True)
@@ -147,7 +149,7 @@ def spread_product(model: nn.Module, rows: Batch, along: Direction) -> Tensor:
 @contextmanager
 def _tapped(
     model: nn.Module,
-    num_rows: int,
+    shape: torch.Size,
     directions: Direction,
     token: Tensor,
     receive: Callable[[Product, Tensor], None],
@@ -166,8 +168,10 @@ def _tapped(
     ) -> Any:
         if resting[0] or not isinstance(out, torch.Tensor):
             return out
-        if num_rows > 1 and out.shape[0] == 1:  # positions, say: one for all rows
-            out = out.expand(num_rows, *out.shape[1:])
+        if not is_of_rows(out, shape):
+            raise NotImplementedError(f"an output {list(out.shape)} of {type(module).__name__}")
+        if shape[0] > 1 and out.shape[0] == 1:  # positions, say: one for all rows
+            out = out.expand(shape[0], *out.shape[1:])
         given = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
 
         def product(q: int, gradient: Tensor) -> list[Tensor]:

@@ -21,7 +21,7 @@ import torch
 from harness.domains import domain_mean
 from harness.influence.directional_estimator import Directional
 from harness.influence.gradients import GradCos, GradDot, Group
-from harness.influence.selection import choose, covered, left_out
+from harness.influence.selection import choose, covered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,8 +106,9 @@ def _of_the_same(
     modules: tuple[str, ...],
 ) -> Tensor:
     """Return the scores [N], taken anew of `modules` where the exact ones lack other matrices."""
-    is_whole = modules == ("all",) and not left_out(view.model, modules)
-    if is_whole or not isinstance(estimator, Directional) or estimator.modules:
+    scored = {use.weight for use in choose(view.model, modules)}
+    matrices = {name for name, p in view.model.named_parameters() if p.ndim > 1}
+    if matrices <= scored or not isinstance(estimator, Directional) or estimator.modules:
         return scores
     narrow = replace(estimator, modules=modules)
     return narrow.score(view, narrow.prepare(view, {}, query), rows).total[:, 0]

@@ -50,7 +50,11 @@ def refresh(view: View, state: State, plan: Schedule, number: int) -> Refreshed:
     found, prepared = _scored(view, plan, fitted, drawn, before)
     if not compares:
         return found
-    facts = _compared(view, plan, prepared, drawn)
+    try:
+        facts = _compared(view, plan, prepared, drawn)
+    except ValueError as error:  # of a module whose row gradients turn out not to be known
+        view.note("not_compared", {"reason": f"no exact scores: {' '.join(str(error).split())}"})
+        return found
     facts |= {"estimator_flops": found.about["flops"], "stale": 0}
     if float(facts["spearman"]) >= _least(plan) or _least(plan) == 0:  # type: ignore[arg-type]
         return replace(found, fidelity=facts)

@@ -92,7 +92,7 @@ def backward(
     autocast = torch.autocast(
         rows.inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"
     )
-    with torch.enable_grad(), _hooked(uses, len(rows.inputs), token, left_over, arrive, tokens):
+    with torch.enable_grad(), _hooked(uses, rows.inputs.shape, token, left_over, arrive, tokens):
         with autocast:
             losses = row_losses(model, rows, reduction)
         torch.autograd.grad(losses.sum(), token, allow_unused=True)
@@ -101,10 +101,23 @@ def backward(
     return losses.detach()
 
 
+def is_of_rows(out: Tensor, shape: torch.Size) -> bool:
+    """Tell whether an output's tokens can be told apart by row, in a pass of rows [B, T].
+
+    An expert's cannot, which are of some tokens of any row: there may be as many as divide by B.
+    """
+    num_rows, num_tokens = shape
+    if num_rows == 1:
+        return True
+    if out.dim() < 3:
+        return len(out) == num_rows * num_tokens
+    return len(out) == 1 or len(out) % num_rows == 0
+
+
 @contextmanager
 def _hooked(
     uses: list[Use],
-    num_rows: int,
+    shape: torch.Size,
     token: Tensor,
     left_over: Counter[str],
     arrive: Callable[[str, Factors], None],
@@ -113,6 +126,7 @@ def _hooked(
     from harness.influence.tap import Tap  # here, since it is a class of torch's
 
     seen: set[str] = set()
+    num_rows = shape[0]
 
     def hook(
         use: Use, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
@@ -122,6 +136,9 @@ def _hooked(
                 f"{use.name} runs twice in one pass; row gradients of it are not known"
             )
         seen.add(use.name)
+        if not is_of_rows(out, shape):
+            told = f"{use.name}: an output {list(out.shape)} is not of {list(shape)} tokens in rows"
+            raise ValueError(f"{told}; row gradients of it are not known")
         given = (args[0] if args else next(iter(kwargs.values()))).detach()
         if num_rows > 1 and out.shape[0] == 1:  # positions, say: one for all rows
             out = out.expand(num_rows, *out.shape[1:])

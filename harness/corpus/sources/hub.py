@@ -79,6 +79,7 @@ def read_rows(where: str, domain: HubDomain, wanted: frozenset[str]) -> Iterator
     try:
         folder = Path(os.path.expanduser(domain.dataset))
         place = Place(str(folder)) if folder.is_dir() else _resolve("", domain)
+        place = _pinned(domain, place)
         return iter(_load("", domain, "split", domain.split, place, wanted))
     except SpecError as error:
         raise SpecError(str(error).replace("domains.", where, 1)) from None
@@ -142,20 +143,52 @@ def _resolve(name: str, domain: HubDomain) -> Place:
         reason: Exception = error
     except Exception as error:  # a dozen kinds of no network, of three libraries
         reason = error
-    cached = _cached_commit(domain.dataset, asked)
+    cached = _cached_commit(domain, asked)
     if cached is None:
         raise SpecError(_unreachable(name, domain.dataset, _one_line(reason))) from None
     return Place(domain.dataset, cached, _one_line(reason))
 
 
-def _cached_commit(dataset: str, revision: str) -> str | None:
+def _cached_commit(domain: HubDomain, revision: str) -> str | None:
+    """Return what a revision was by the hub's cache, or for `main` what was read here last."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    folder = f"datasets--{dataset.replace('/', '--')}"
+    folder = f"datasets--{domain.dataset.replace('/', '--')}"
     try:
         return (Path(HF_HUB_CACHE) / folder / "refs" / revision).read_text().strip()
-    except OSError:
+    except OSError:  # who reads at a commit, as we do, writes no such file
+        return _commit_here(domain) if revision == "main" else None
+
+
+def _commit_here(domain: HubDomain) -> str | None:
+    """Return the commit that datasets has on this machine, the last one that it read."""
+    try:
+        import datasets
+
+        with _offline():
+            found = str(datasets.load_dataset_builder(domain.dataset, domain.config).hash)
+    except Exception:  # there is none, or no package
         return None
+    return found if COMMIT.fullmatch(found) else None
+
+
+def _pinned(domain: HubDomain, place: Place) -> Place:
+    """Return the place of a commit that the spec names, with why the hub does not answer, if so.
+
+    Asked where text is read and not before: what is pinned needs no network to be named.
+    """
+    if place.commit is None or place.commit != domain.revision:
+        return place
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().dataset_info(domain.dataset, revision=place.commit, timeout=PATIENCE_SECONDS)
+    except HfHubHTTPError:
+        return place  # it answers; what it says is told by who reads
+    except Exception as error:
+        return place._replace(silence=_one_line(error))
+    return place
 
 
 def _unreachable(name: str, dataset: str, reason: str) -> str:
@@ -181,6 +214,7 @@ def _read(
     splits: Mapping[str, str | None],
     place: Place,
 ) -> Iterator[Document]:
+    place = _pinned(domain, place)
     for theirs, ours in splits.items():
         key = "split" if ours is None else f"splits.{ours}"
         rows = iter(_load(name, domain, key, theirs, place, composer.columns))
@@ -259,9 +293,9 @@ def _split_names(name: str, domain: HubDomain, place: Place) -> list[str]:
         raise SpecError(_failed(name, domain, place, error)) from None
     if place.silence is not None and here != place.commit:
         raise SpecError(
-            f"domains.{name}.revision: {domain.revision or 'main'} was {place.commit} when the hub "
-            f"last answered, and what is here of {domain.dataset} is {here}; set that as revision, "
-            "or go on where the hub can be reached"
+            f"domains.{name}.revision: {place.commit} is asked for, the hub does not answer, and "
+            f"what is here of {domain.dataset} is {here}; set that as revision, or go on where the "
+            "hub can be reached"
         )
     return known
 

@@ -447,7 +447,11 @@ def test_what_cannot_be_done_is_said_before_anything_is_computed(
 
 @pytest.mark.parametrize(
     ("hook", "error"),
-    [("prepare", ValueError("no such query")), ("score", ImportError("torn\n apart"))],
+    [
+        ("prepare", ValueError("no such query")),
+        ("score", ImportError("torn\n apart")),
+        ("score", ValueError("no exact\n form")),
+    ],
 )
 def test_what_the_engine_refuses_on_the_way_is_one_line(
     hook: str,

@@ -275,11 +275,26 @@ def test_a_silent_hub_and_nothing_or_another_commit_here_is_one_line(tmp_path: P
         read(dataset="me/texts")
 
     leave(tmp_path, "f" * 40)
-    says = rf"d\.revision: main was {COMMIT} .* what is here of me/texts is {'f' * 40}; set that"
-    with pytest.raises(SpecError, match=says):
-        read(dataset="me/texts")
+    says = rf"d\.revision: {COMMIT} is asked for, .* here of me/texts is {'f' * 40}; set that as"
+    for revision in (None, COMMIT):
+        with pytest.raises(SpecError, match=says):
+            read(dataset="me/texts", revision=revision)
+    assert len(list(read(dataset="me/texts", revision="f" * 40))) == 2
 
     assert time.monotonic() - started < 20
+    assert are_online()
+
+
+@pytest.mark.usefixtures("silent")
+def test_what_an_earlier_start_read_is_found_without_the_hubs_own_notes(tmp_path: Path) -> None:
+    """Who reads at a commit, as every start of ours does, leaves no note of what `main` was."""
+    shutil.rmtree(tmp_path / "hub")
+    leave(tmp_path, COMMIT)
+
+    source = find_source("d", HubDomain(dataset="me/texts"))
+
+    assert source.facts["revision"] == COMMIT
+    assert [document.text for document in source.read()] == ["one", "two"]
     assert are_online()
 
 

@@ -21,12 +21,20 @@ import pytest
 from tokenizers import Tokenizer as Loaded
 
 import harness.corpus.sources as sources
-from harness.corpus import TokenStore, build, fingerprint, open_corpus, spool
+from harness.corpus import TokenStore, build, fingerprint, open_corpus, opening, spool
 from harness.corpus.documents import SPLITS, Document, in_hash_order
 from harness.corpus.tokenizer import bytes_per_token, train_bpe
 from harness.errors import SpecError
 from harness.leases import being_made
-from harness.spec import Corpus, FilesDomain, PackageDomain, Splits, SyntheticDomain, Tokenizer
+from harness.spec import (
+    Corpus,
+    FilesDomain,
+    HubDomain,
+    PackageDomain,
+    Splits,
+    SyntheticDomain,
+    Tokenizer,
+)
 
 SCRIPT = """
 import os, signal, sys
@@ -160,6 +168,21 @@ def test_another_spec_is_another_corpus(
     assert open_corpus(replace(small_spec, **change), tmp_path).id != small.id
 
 
+def test_a_corpus_whose_groups_could_be_torn_is_another_than_one_with_whole_groups(
+    tmp_path: Path,
+) -> None:
+    """Folders of before are found by nobody who names a group; those of others are."""
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"text": "a", "book": "b"}) + "\n")
+
+    def facts(group: str | None) -> set[str]:
+        domain = FilesDomain(paths=(str(path),), group=group)
+        spec = replace(ONE, domains={"own": domain})
+        return set(opening._identity(spec, opening._sources(spec)))
+
+    assert facts("book") - facts(None) == {"groups"}
+
+
 def test_a_finished_corpus_reads_no_text(
     small: TokenStore, small_spec: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,13 +275,17 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     assert all(path.suffix == ".lease" for path in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", ["files", "hub"])
 def test_files_that_change_while_they_are_read_make_no_corpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its name would be that of other text."""
-    path = tmp_path / "own.jsonl"
+    path = tmp_path / "own" / "train.jsonl"
+    path.parent.mkdir()
     path.write_text("".join(json.dumps({"text": f"{i} words of text"}) + "\n" for i in range(400)))
-    spec = replace(ONE, domains={"own": FilesDomain(paths=(str(path),))})
+    of_hub = HubDomain(dataset=str(path.parent))
+    domain = of_hub if kind == "hub" else FilesDomain(paths=(str(path),))
+    spec = replace(ONE, domains={"own": domain})
     whole = build.build
 
     def grow(*arguments: Any) -> None:

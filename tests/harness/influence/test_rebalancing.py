@@ -13,11 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
-from torch import nn
+from torch import Tensor, nn
 
 from harness.api import Batch, Scores, State
 from harness.influence import fidelity
 from harness.influence.directional_estimator import Directional
+from harness.influence.directional_forms import _by_modules
 from harness.influence.ekfac import Ekfac
 from harness.influence.fidelity import compared, spearman
 from harness.influence.gradients import GradCos, GradDot, Group
@@ -294,7 +295,7 @@ def test_where_nothing_is_understood_a_run_goes_on_without_a_comparison(view: Ru
 
     assert found.scores.shape == (4 * 3,)
     assert found.fidelity == {}
-    (note,) = [note for note in odd.notes if note["name"] == "not_compared"]
+    *_, note = [note for note in odd.notes if note["name"] == "not_compared"]
     assert "row gradients are not known" in note["values"]["reason"]
 
 
@@ -335,3 +336,53 @@ def test_standard_errors_by_hand() -> None:
     errors = standard_errors(torch.tensor([1.0, 3.0, 5.0]).double(), batch, 3)
 
     assert errors == pytest.approx([1.0, 0.0, 0.0])
+
+
+class Sent(nn.Module):
+    """Experts in a list, each of which sees the tokens that a router sends to it."""
+
+    def __init__(self, size: int) -> None:
+        """Make a router and three experts."""
+        super().__init__()
+        self.router = nn.Linear(size, 3, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(size, size, bias=False) for _ in range(3))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return each token's expert's output."""
+        flat = hidden.flatten(0, -2)
+        best = self.router(flat).softmax(-1).max(-1)
+        out = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            chosen = (best.indices == number).nonzero()[:, 0]
+            out = out.index_add(0, chosen, expert(flat[chosen]) * best.values[chosen, None])
+        return out.view_as(hidden)
+
+
+def test_experts_whose_tokens_are_of_no_row_that_can_be_told_are_refused_and_noted(
+    view: RunView,
+) -> None:
+    """As many tokens as divide by the rows would else be taken for theirs."""
+    sent = of_family(view, "llama")
+    for block in sent.model.model.layers:
+        block.mlp = Sent(sent.model.config.hidden_size)
+    rows = view.candidates(2)
+
+    with pytest.raises(ValueError, match=r"experts\.\d: an output .* row gradients of it are not"):
+        GradDot(preconditioner="none").prepare(sent, {}, rows)
+    along = {name: torch.ones_like(p) for name, p in sent.model.named_parameters()}
+    assert _by_modules(sent, rows, along) is None
+    found = refresh(sent, {}, Plan(estimator=Directional(preconditioner="none")), 0)
+
+    assert found.fidelity == {}
+    *_, note = [note for note in sent.notes if note["name"] == "not_compared"]
+    assert "row gradients of it are not known" in note["values"]["reason"]
+
+
+def test_a_matrix_outside_of_the_blocks_is_compared_by_neither(view: RunView) -> None:
+    odd = of_family(view, "llama")
+    odd.model.lm_head = Odd(*reversed(odd.model.lm_head.weight.shape))
+
+    facts = refresh(odd, {}, Plan(estimator=Directional(preconditioner="none")), 0).fidelity
+
+    assert facts["exact_modules"] == "all"
+    assert float(facts["spearman"]) > 0.99  # type: ignore[arg-type]
