@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness import equal_compute
 from harness.cells import Cells, begin
-from harness.corpus import corpus_id, open_corpus
+from harness.corpus import TokenStore, corpus_id, open_corpus
 from harness.data_warnings import log, warnings_of
 from harness.errors import SpecError
 from harness.labor import Display, Notices, Staff, Work
@@ -82,11 +82,7 @@ def run_ablation(
     if missing:
         check_buildable(ablation)
     with work.grid(missing) as grid:
-        store = open_corpus(ablation.corpus, out / "corpora", display.say)
-        if store.id != text_id:
-            what = "their text has changed since this command began"
-            raise SpecError(f"domains: {what}; give the command again")
-        check_rows(ablation, store)
+        store = _opened(ablation, out, text_id, display)
         warnings = warnings_of(ablation, store.manifest)
         log(warnings)
         display.warn(warnings)
@@ -109,6 +105,16 @@ def run_ablation(
     return Summary(
         work.ended["finished"], work.ended["failed"], not completed, mode, cells.is_behind
     )
+
+
+def _opened(ablation: Ablation, out: Path, text_id: str, display: Display) -> TokenStore:
+    """Return the corpus of the id that runs are settled with; SpecError where it is another now."""
+    store = open_corpus(ablation.corpus, out / "corpora", display.say)
+    if store.id != text_id:
+        what = "their text has changed since this command began"
+        raise SpecError(f"domains: {what}; give the command again")
+    check_rows(ablation, store)
+    return store
 
 
 def _equalize(

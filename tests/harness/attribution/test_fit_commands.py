@@ -24,22 +24,25 @@ from harness.attribution_forms import (
 from harness.errors import SpecError
 
 
-def test_factors_are_fitted_and_looked_at(tiny_run: Any, tmp_path: Path) -> None:
-    spec, out = tmp_path / "a.toml", tmp_path / "out"
+def write(tiny_run: Any, folder: Path) -> tuple[Path, Path]:
+    """Write a file that fits factors of a run; return it, and a folder for what comes of it."""
+    spec = folder / "a.toml"
     spec.write_text(
         f"name = 'x'\nrun = {json.dumps(str(tiny_run.folder))}\n"
         "[factors]\nfitter = 'hooks'\nrows = 20\n"
     )
+    return spec, folder / "out"
+
+
+def do(command: Any, *overrides: str) -> str:
+    """Carry out a command; return what it says."""
     said = io.StringIO()
+    assert carry_out(command, overrides, "p", Console(file=said, width=200)) == 0
+    return said.getvalue()
 
-    def do(command: Any, *overrides: str) -> str:
-        console = Console(file=said, width=200)
-        assert carry_out(command, overrides, "p", console) == 0
-        told = said.getvalue()
-        said.seek(0)
-        said.truncate()
-        return told
 
+def test_factors_are_fitted_and_looked_at(tiny_run: Any, tmp_path: Path) -> None:
+    spec, out = write(tiny_run, tmp_path)
     do(AttributeTrain(spec=spec, out=out))
     with pytest.raises(SpecError, match="no factors; run `steelyard attribute fit`"):
         do(AttributeInspect(spec=spec, out=out))
@@ -59,20 +62,7 @@ def test_factors_are_fitted_and_looked_at(tiny_run: Any, tmp_path: Path) -> None
 
 def test_the_damping_that_is_shown_is_the_one_asked_for_now(tiny_run: Any, tmp_path: Path) -> None:
     """Factors are found under any damping; what was written when they were fitted is of its own."""
-    spec, out = tmp_path / "a.toml", tmp_path / "out"
-    spec.write_text(
-        f"name = 'x'\nrun = {json.dumps(str(tiny_run.folder))}\n"
-        "[factors]\nfitter = 'hooks'\nrows = 20\n"
-    )
-    said = io.StringIO()
-
-    def do(command: Any, *overrides: str) -> str:
-        console = Console(file=said, width=200)
-        assert carry_out(command, overrides, "p", console) == 0
-        told = said.getvalue()
-        said.seek(0)
-        said.truncate()
-        return told
+    spec, out = write(tiny_run, tmp_path)
 
     def damped(told: str) -> list[str]:
         return [line.split()[-1] for line in told.splitlines() if "mlp.c_" in line]
