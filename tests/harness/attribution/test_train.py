@@ -131,7 +131,7 @@ def test_a_model_that_training_only_makes_worse_is_told_and_refused_before_compu
 
     text = path.read_text()
     path.write_text(f"{text}[scores.estimators]\ng = {{ kind = 'grad_dot' }}\n")
-    assert "is of step 0, where Adam has no second moments" in do("score")[2]
+    assert "of step 0, has none; set preconditioner" in do("score")[2]
     path.write_text(path.read_text().replace("'grad_dot'", "'grad_dot', preconditioner = 'none'"))
     assert do("score")[0] == 0
     path.write_text(f"{text}[scores.estimators]\ng = {{ kind = 'grad_dot' }}\n")
