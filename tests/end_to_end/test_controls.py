@@ -226,6 +226,7 @@ def test_one_spec_runs_every_method(tmp_path: Path) -> None:
     shorter = ["--budget.steps=12", "--seeds", "0", "--arms.regmix.settings.proxy-steps=2"]
     shorter += ["--arms.regmix.settings.mixtures=4", "--arms.mixing-laws.settings.mixtures=4"]
     shorter += ["--arms.mixing-laws.settings.proxy-steps=2", "--arms.ado.settings.start=6"]
+    shorter += ["--arms.ado.settings.every=6"]
     shorter += ["--arms.aioli.settings.lp-steps=1", "--arms.influence.settings.every=4"]
     shorter += ["--arms.shearing.settings.every=4", "--arms.influence-permuted.settings.every=4"]
     shorter += ["--arms.static-tuned.settings.proxy-steps=2", "--arms.ado.settings.ignore=0"]
