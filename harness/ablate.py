@@ -87,8 +87,7 @@ def run_ablation(
         log(warnings)
         display.warn(warnings)
         asked = begin(written, out, store, model_id, shlex.join(command))
-        look_up = lambda *pair: work.look_up(cells_of[pair])  # noqa: E731
-        cells = Cells(asked, leases, look_up, work.notices.hear)
+        cells = Cells(asked, leases, lambda *pair: work.look_up(cells_of[pair]), work.notices.hear)
         cells.content["chosen"] = reasons(ablation, staff.settled)
         cells.content["warnings"] = [warning.to_json() for warning in warnings]
         cells.content["settled"] = str(settled)

@@ -28,7 +28,6 @@ from harness.attribution.score_rungs import (
 from harness.attribution.score_self import self_scores
 from harness.attribution.score_told import told, unfit
 from harness.attribution.store import MODULES, SCORES, SELF, TOKENS
-from harness.errors import SpecError
 from harness.influence import low_rank
 
 if TYPE_CHECKING:
@@ -76,18 +75,16 @@ class Scorer:
     _prepared: dict[str, State] = field(default_factory=dict)  # by precision
 
     def prepare(self) -> None:
-        """Prepare the queries; SpecError or MoreDampingError where that fails."""
+        """Prepare the queries; NonFiniteScoresError or MoreDampingError where that fails."""
         self._refuse_untold()
         while True:
             try:
                 self.state(self.estimator)
                 return
-            except SpecError:
+            except NonFiniteScoresError:
                 raise
             except FloatingPointError as error:
                 self._mend_queries(error)
-            except ValueError as error:  # the engine's word on a setting
-                raise SpecError(f"scores.estimators.{self.label}: {error}") from error
 
     def block(self, rows: Batch) -> Block:
         """Return the rows' scores, all finite."""

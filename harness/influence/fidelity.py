@@ -35,13 +35,13 @@ EXACT = {"grad_dot": GradDot, "grad_cos": GradCos, "group": Group}
 def understood(model: nn.Module) -> tuple[str, ...]:
     """Return the modules that exact scores are of: all, or else the linear layers of the blocks.
 
-    Empty where not even these can be chosen: then nothing can be compared.
+    ValueError where not even these can be chosen: then nothing can be compared.
     """
     for modules in (("all",), ("linear",)):
         with suppress(ValueError):
             choose(model, modules)
             return modules
-    return ()
+    raise ValueError("row gradients are not known of this model's modules")
 
 
 def exact_counterpart(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.influence.fidelity import compared, understood
+from harness.influence.fidelity import compared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,10 +39,6 @@ class Refreshed:
 def refresh(view: View, state: State, plan: Schedule, number: int) -> Refreshed:
     """Score candidates at the present parameters; `number` counts refreshes from 0."""
     compares = _compares(plan, number)
-    if compares and not understood(view.model):
-        compares = False  # a run goes on without, and says so
-        reason = "no exact scores: row gradients are not known of this model's modules"
-        view.note("not_compared", {"reason": reason})
     drawn = _Drawn(view, plan, compares)
     fit_is_due = number == 0 or (plan.refit > 0 and number % plan.refit == 0)
     before = view.spent
@@ -52,7 +48,7 @@ def refresh(view: View, state: State, plan: Schedule, number: int) -> Refreshed:
         return found
     try:
         facts = _compared(view, plan, prepared, drawn)
-    except ValueError as error:  # of a module whose row gradients turn out not to be known
+    except ValueError as error:  # of modules whose row gradients are not known; a run goes on
         view.note("not_compared", {"reason": f"no exact scores: {' '.join(str(error).split())}"})
         return found
     facts |= {"estimator_flops": found.about["flops"], "stale": 0}

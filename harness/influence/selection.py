@@ -70,7 +70,7 @@ def choose(
     missing = left_out(model, modules, last_blocks, blocks)
     if missing:
         what = f"{' '.join(modules)} leaves out {_listed(missing)}, whose row gradients"
-        share = f"{covered(model, uses):.0%} of the parameters are scored"
+        share = f"row gradients cover {covered(model, uses):.0%} of the parameters"
         # at one place for whoever chooses, so that Python shows it once
         warnings.warn(f"modules: {what} are not known; {share}", stacklevel=1)
     return uses

@@ -248,7 +248,8 @@ def test_experts_and_routers_are_left_out_aloud(modules: tuple[str, ...], share:
         choose(model, modules)
 
     (told,) = [str(one.message) for one in caught]
-    assert told.startswith(f"modules: {said} are not known; {share / total:.0%} of the parameters")
+    covers = f"row gradients cover {share / total:.0%} of the parameters"
+    assert told == f"modules: {said} are not known; {covers}"
     assert covered(model, uses) == pytest.approx(share / total)
     with pytest.warns(UserWarning, match="leaves out"):
         assert coverage(model, modules) == {"left_out": 6, "covered": covered(model, uses)}
